@@ -1,1 +1,3 @@
+//! The store.
 
+pub mod disk;

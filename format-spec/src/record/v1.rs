@@ -53,6 +53,8 @@ pub struct TransactionV1 {
     pub roles: Vec<Vec<u8>>,
     pub source_name: Vec<u8>,
     pub source_position: Vec<u8>,
+    /// XXH3-64 of what the source reported, so that the same position with other content is noticed; 0 without source.
+    pub source_content: u64,
 }
 
 /// The archive of a transaction.
