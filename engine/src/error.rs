@@ -13,11 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The operating system refused.
     #[error("{doing} {}: {source}", .path.display())]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        source: Arc<io::Error>,
-    },
+    Io { doing: &'static str, path: PathBuf, source: Arc<io::Error> },
     /// There is no store, or its superblock is not usable.
     #[error("{}: no store here ({why})", .path.display())]
     NoStore { path: PathBuf, why: &'static str },

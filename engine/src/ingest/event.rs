@@ -63,9 +63,16 @@ pub struct Source {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The whole state and its blobs.
-    Put { state: State, blobs: Vec<Blob>, content_unseen: bool },
+    Put {
+        state: State,
+        blobs: Vec<Blob>,
+        content_unseen: bool,
+    },
     /// Some fields; `blobs`: `None` leaves them.
-    Patch { patch: Patch, blobs: Option<Vec<Blob>> },
+    Patch {
+        patch: Patch,
+        blobs: Option<Vec<Blob>>,
+    },
     Delete,
 }
 

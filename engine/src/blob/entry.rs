@@ -1,0 +1,182 @@
+//! Pack entries: blobs cut into chunks, compressed and hashed before anybody knows where they will lie.
+
+use mailstrata_format::checksum::body_hash;
+use mailstrata_format::frame::{CODEC_PLAIN, CODEC_ZSTD};
+use mailstrata_format::pack::{
+    self, BlobRow, CHUNK_MAGIC, CHUNK_RAW_MAX, ChunkHeader, ENTRY_MAGIC, EntryHeader, TrailerHeader,
+};
+use mailstrata_format::{ALIGN, Binding, Digest};
+use std::cell::RefCell;
+
+/// Compression level: the highest that two cores sustain above the rate at which mail can be read (see `benches/`).
+const LEVEL: i32 = 3;
+
+thread_local! {
+    static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+/// Compresses when it saves at least a sixteenth. `None`: keep it plain.
+fn compress(raw: &[u8]) -> Option<Vec<u8>> {
+    // Below this a zstd frame saves less than its own header costs.
+    if raw.len() < 64 {
+        return None;
+    }
+    COMPRESSOR.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = zstd::bulk::Compressor::new(LEVEL).ok();
+        }
+        let packed = slot.as_mut()?.compress(raw).ok()?;
+        (packed.len() <= raw.len() - raw.len() / 16).then_some(packed)
+    })
+}
+
+/// A chunk ready to be given a place.
+pub struct Chunk {
+    codec: u8,
+    raw_len: u32,
+    raw_offset: u64,
+    stored_len: u32,
+    /// Padded to 8 bytes.
+    stored: Vec<u8>,
+    hash: u128,
+}
+
+impl Chunk {
+    /// Compresses (when it helps) and hashes; `raw` is at most [`CHUNK_RAW_MAX`] bytes.
+    #[must_use]
+    pub fn new(raw: &[u8], raw_offset: u64) -> Self {
+        debug_assert!(raw.len() <= CHUNK_RAW_MAX);
+        let (codec, mut stored) = match compress(raw) {
+            Some(packed) => (CODEC_ZSTD, packed),
+            None => (CODEC_PLAIN, raw.to_vec()),
+        };
+        let stored_len = u32::try_from(stored.len()).unwrap_or(u32::MAX);
+        stored.resize(stored.len().next_multiple_of(ALIGN), 0);
+        Self {
+            codec,
+            raw_len: u32::try_from(raw.len()).unwrap_or(u32::MAX),
+            raw_offset,
+            stored_len,
+            hash: body_hash(&stored),
+            stored,
+        }
+    }
+
+    /// Length in the file.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        (ChunkHeader::SIZE + self.stored.len()) as u64
+    }
+
+    /// Header and stored bytes at their place.
+    pub fn layout(&self, index: u32, place: &Binding, sink: &mut dyn FnMut(&[u8])) {
+        let header = ChunkHeader {
+            magic: CHUNK_MAGIC,
+            codec: self.codec,
+            reserved: [0; 3],
+            index,
+            raw_len: self.raw_len,
+            stored_len: self.stored_len,
+            raw_offset: self.raw_offset,
+            check: [0; 16],
+            crc: 0,
+        };
+        sink(&header.sealed(place, self.hash));
+        sink(&self.stored);
+    }
+}
+
+/// An entry ready to be given a place.
+#[derive(Default)]
+pub struct Entry {
+    chunks: Vec<Chunk>,
+    rows: Vec<BlobRow>,
+    raw_len: u64,
+}
+
+impl Entry {
+    /// An entry of one chunk that small blobs share. `raw` holds them one after the other, at most [`CHUNK_RAW_MAX`] bytes.
+    #[must_use]
+    pub fn shared(raw: &[u8], blobs: &[(Digest, u64)]) -> Self {
+        let mut at = 0;
+        let rows = blobs
+            .iter()
+            .map(|(digest, length)| {
+                let row = BlobRow { digest: digest.0, raw_offset: at, length: *length };
+                at += length;
+                row
+            })
+            .collect();
+        Self { chunks: vec![Chunk::new(raw, 0)], rows, raw_len: raw.len() as u64 }
+    }
+
+    /// Adds a chunk of a blob that has the entry for itself.
+    pub fn push(&mut self, raw: &[u8]) {
+        self.chunks.push(Chunk::new(raw, self.raw_len));
+        self.raw_len += raw.len() as u64;
+    }
+
+    /// Ends an entry that was filled by [`Entry::push`].
+    pub fn finish(&mut self, digest: Digest) {
+        self.rows = vec![BlobRow { digest: digest.0, raw_offset: 0, length: self.raw_len }];
+    }
+
+    /// Stored bytes kept in memory.
+    #[must_use]
+    pub fn stored(&self) -> u64 {
+        self.chunks.iter().map(Chunk::len).sum()
+    }
+
+    /// The chunks so far, for an entry that turns out to be oversize.
+    pub fn into_chunks(self) -> Vec<Chunk> {
+        self.chunks
+    }
+
+    /// Uncompressed length.
+    #[must_use]
+    pub fn raw_len(&self) -> u64 {
+        self.raw_len
+    }
+
+    /// The blobs of the entry.
+    #[must_use]
+    pub fn rows(&self) -> &[BlobRow] {
+        &self.rows
+    }
+
+    fn trailer_len(&self) -> usize {
+        TrailerHeader::SIZE + self.rows.len() * BlobRow::SIZE
+    }
+
+    /// Length in the file.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        EntryHeader::SIZE as u64 + self.stored() + self.trailer_len() as u64
+    }
+
+    /// The whole entry at its place.
+    pub fn layout(&self, place: &Binding, sink: &mut dyn FnMut(&[u8])) {
+        let length = self.len();
+        let chunk_count = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
+        let header = EntryHeader {
+            magic: ENTRY_MAGIC,
+            flags: 0,
+            reserved: 0,
+            blob_count: u32::try_from(self.rows.len()).unwrap_or(u32::MAX),
+            chunk_count,
+            raw_len: self.raw_len,
+            length,
+            trailer_len: u32::try_from(self.trailer_len()).unwrap_or(u32::MAX),
+            reserved2: [0; 8],
+            check: [0; 16],
+            crc: 0,
+        };
+        sink(&header.sealed(place));
+        let mut at = place.offset + EntryHeader::SIZE as u64;
+        for (index, chunk) in (0u32..).zip(&self.chunks) {
+            chunk.layout(index, &place.at(at), sink);
+            at += chunk.len();
+        }
+        sink(&pack::trailer_bytes(&self.rows, chunk_count, self.raw_len, length, &place.at(at)));
+    }
+}

@@ -1,0 +1,223 @@
+//! A sorted index on disk: the footer of a sealed file, or a checkpoint.
+//!
+//! Fences and filter stay in memory (about three bytes a row); rows are read in blocks of 4 KiB through a cache of
+//! verified blocks with a fixed size.
+
+use super::Key;
+use crate::disk::read_full;
+use crate::error::{Error, Result};
+use crate::files::Files;
+use mailstrata_format::index::{
+    self, BLOCK_DATA, FENCES_PER_BLOCK, KEY, LINE, LINES_PER_BLOCK, ROW, ROWS_PER_BLOCK, Trailer,
+};
+use mailstrata_format::{BLOCK, Binding, Damage, DamageKind, FileName, StoreId, checksum};
+use std::sync::Arc;
+
+/// Lays out an index: row blocks, fences, filter, trailer. `rows` are sorted and all `ROW` bytes long, `hashes` are what
+/// the filter must hold, `offset` is where the index starts in the file `name`; the trailer's places and counts are filled
+/// in.
+#[must_use]
+pub fn build(
+    rows: &[[u8; ROW]],
+    hashes: &[u64],
+    trailer: Trailer,
+    store: StoreId,
+    name: FileName,
+    offset: u64,
+) -> Vec<u8> {
+    let place = Binding::new(store, name, 0);
+    let mut out = Vec::with_capacity((rows.len() / ROWS_PER_BLOCK + 4) * BLOCK);
+    let block = |out: &mut Vec<u8>, data: &[u8]| {
+        let at = out.len();
+        out.extend_from_slice(data);
+        out.resize(at + BLOCK, 0);
+        checksum::seal_block(&place.at(offset + at as u64), &mut out[at..]);
+    };
+    let mut data = Vec::with_capacity(BLOCK_DATA);
+    let mut fences: Vec<u8> = Vec::new();
+    for chunk in rows.chunks(ROWS_PER_BLOCK) {
+        data.clear();
+        chunk.iter().for_each(|r| data.extend_from_slice(r));
+        fences.extend_from_slice(&chunk[0][..KEY]);
+        block(&mut out, &data);
+    }
+    let fences_offset = offset + out.len() as u64;
+    for chunk in fences.chunks(FENCES_PER_BLOCK * KEY) {
+        block(&mut out, chunk);
+    }
+    let filter_offset = offset + out.len() as u64;
+    let lines = index::filter_lines(hashes.len() as u64);
+    let mut filter = vec![0u8; usize::try_from(lines).unwrap_or(1) * LINE];
+    for h in hashes {
+        let at = usize::try_from(index::filter_line(*h, lines)).unwrap_or(0) * LINE;
+        index::line_set(&mut filter[at..at + LINE], *h);
+    }
+    for chunk in filter.chunks(LINES_PER_BLOCK * LINE) {
+        block(&mut out, chunk);
+    }
+    let at = offset + out.len() as u64;
+    let trailer = Trailer {
+        magic: index::MAGIC,
+        rows_offset: offset,
+        row_count: rows.len() as u64,
+        fences_offset,
+        fence_count: (fences.len() / KEY) as u64,
+        filter_offset,
+        filter_lines: lines,
+        file_len: at + BLOCK as u64,
+        ..trailer
+    };
+    out.extend_from_slice(&trailer.block(&place.at(at)));
+    out
+}
+
+/// An index on disk, open for look-ups.
+pub struct IndexRun {
+    /// The file that holds the index.
+    pub name: FileName,
+    pub trailer: Trailer,
+    fences: Vec<Key>,
+    filter: Vec<u8>,
+}
+
+impl IndexRun {
+    /// Opens the index at the end of a file and verifies all but its rows, which are verified when they are read.
+    pub fn open(files: &Files, name: FileName) -> Result<Self> {
+        let path = files.path(name);
+        let file = files.get(name)?;
+        let len = file.len().map_err(Error::io("reading the size of", &path))?;
+        let damage = |offset, kind| Error::Damage(Damage::new(name, offset, kind));
+        let at = len.checked_sub(BLOCK as u64).ok_or_else(|| damage(0, DamageKind::Footer))?;
+        let read = |at: u64, len: usize| -> Result<Vec<u8>> {
+            let mut buf = vec![0; len];
+            let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", &path))?;
+            if n == len { Ok(buf) } else { Err(damage(at, DamageKind::FileTruncated)) }
+        };
+        let place = Binding::new(files.store, name, at);
+        let trailer = Trailer::read(&read(at, BLOCK)?, &place).ok_or_else(|| damage(at, DamageKind::Footer))?;
+        if trailer.file_len != len {
+            return Err(damage(at, DamageKind::Footer));
+        }
+        let blocks = |from: u64, to: u64, what: &mut dyn FnMut(&[u8])| -> Result<()> {
+            let mut at = from;
+            while at < to {
+                let step = (to - at).min(1 << 20);
+                let bytes = read(at, usize::try_from(step).unwrap_or(BLOCK))?;
+                for (i, block) in bytes.chunks_exact(BLOCK).enumerate() {
+                    let here = at + (i * BLOCK) as u64;
+                    if !checksum::block_is_sound(&place.at(here), block) {
+                        return Err(damage(here, DamageKind::IndexBlock));
+                    }
+                    what(&block[..BLOCK_DATA]);
+                }
+                at += step;
+            }
+            Ok(())
+        };
+        let mut fences = Vec::new();
+        blocks(trailer.fences_offset, trailer.filter_offset, &mut |data| {
+            fences.extend(data.as_chunks::<KEY>().0.iter().copied());
+        })?;
+        fences.truncate(usize::try_from(trailer.fence_count).unwrap_or(usize::MAX));
+        let mut filter = Vec::new();
+        blocks(trailer.filter_offset, at, &mut |data| filter.extend_from_slice(data))?;
+        filter.truncate(usize::try_from(trailer.filter_lines).unwrap_or(0).saturating_mul(LINE));
+        Ok(Self { name, trailer, fences, filter })
+    }
+
+    /// Whether a key or source with this hash may be in the index; `false` is certain.
+    #[must_use]
+    pub fn may_hold(&self, hash: u64) -> bool {
+        let line = usize::try_from(index::filter_line(hash, self.trailer.filter_lines)).unwrap_or(usize::MAX);
+        let at = line.saturating_mul(LINE);
+        self.filter.get(at..at.saturating_add(LINE)).is_none_or(|l| index::line_may_hold(l, hash))
+    }
+
+    /// A verified block of rows, from the cache or the file.
+    pub fn block(&self, files: &Files, number: usize) -> Result<Arc<[u8]>> {
+        let id = (self.name, number as u64);
+        if let Some(found) = files.blocks.get(&id) {
+            return Ok(found);
+        }
+        let at = self.trailer.rows_offset + (number * BLOCK) as u64;
+        let mut buf = vec![0; BLOCK];
+        let file = files.get(self.name)?;
+        let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", files.path(self.name)))?;
+        if n != BLOCK || !checksum::block_is_sound(&Binding::new(files.store, self.name, at), &buf) {
+            return Err(Damage::new(self.name, at, DamageKind::IndexBlock).into());
+        }
+        let block: Arc<[u8]> = buf.into();
+        files.blocks.insert(id, block.clone());
+        Ok(block)
+    }
+
+    /// Rows in the block with this number.
+    #[must_use]
+    pub fn rows_in(&self, block: usize) -> usize {
+        let rows = usize::try_from(self.trailer.row_count).unwrap_or(usize::MAX);
+        rows.saturating_sub(block * ROWS_PER_BLOCK).min(ROWS_PER_BLOCK)
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn block_count(&self) -> usize {
+        self.fences.len()
+    }
+
+    /// The place (block, row) of the first row for which `before` is false; `before` is true for a prefix of the rows, and
+    /// for a fence when it is for the first row that may have this key.
+    pub fn lower_bound(&self, files: &Files, key: &Key, before: impl Fn(&[u8]) -> bool) -> Result<(usize, usize)> {
+        // A block whose first key is below ours may hold it; so may the blocks behind that start with it.
+        let mut block = self.fences.partition_point(|f| f < key).saturating_sub(1);
+        while block < self.block_count() {
+            let bytes = self.block(files, block)?;
+            let rows = bytes[..self.rows_in(block) * ROW].as_chunks::<ROW>().0;
+            let at = rows.partition_point(|r| before(r));
+            if at < rows.len() {
+                return Ok((block, at));
+            }
+            block += 1;
+        }
+        Ok((block, 0))
+    }
+}
+
+/// Walks rows in order from a place on.
+pub struct RunCursor<'a> {
+    run: &'a IndexRun,
+    files: &'a Files,
+    block: usize,
+    at: usize,
+    bytes: Option<Arc<[u8]>>,
+}
+
+impl<'a> RunCursor<'a> {
+    /// A cursor at a place that [`IndexRun::lower_bound`] gave.
+    #[must_use]
+    pub fn new(run: &'a IndexRun, files: &'a Files, (block, at): (usize, usize)) -> Self {
+        Self { run, files, block, at, bytes: None }
+    }
+
+    /// The row here, or `None` at the end.
+    pub fn row(&mut self) -> Result<Option<&[u8; ROW]>> {
+        while self.block < self.run.block_count() {
+            if self.at >= self.run.rows_in(self.block) {
+                self.block += 1;
+                self.at = 0;
+                self.bytes = None;
+                continue;
+            }
+            if self.bytes.is_none() {
+                self.bytes = Some(self.run.block(self.files, self.block)?);
+            }
+            let start = self.at * ROW;
+            return Ok(self.bytes.as_ref().and_then(|b| b.get(start..start + ROW)?.first_chunk::<ROW>()));
+        }
+        Ok(None)
+    }
+
+    /// Goes on to the next row.
+    pub fn step(&mut self) {
+        self.at += 1;
+    }
+}

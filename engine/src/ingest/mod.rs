@@ -1,0 +1,5 @@
+//! A mailstore's report becomes one item's whole state: [`event`] → [`transaction`].
+
+pub mod event;
+
+pub mod transaction;

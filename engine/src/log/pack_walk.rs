@@ -1,0 +1,196 @@
+//! Reads a pack that has no footer: its entries, and the end.
+//!
+//! Entries follow each other; a flush pads to 4096. Behind the last entry that verifies there may be the torn end of
+//! flushes that nobody was promised; nothing is cut away, the pack is sealed there and a new one begun.
+
+use crate::disk::{File, read_full};
+use crate::error::{Error, Result};
+use mailstrata_format::file::{FLAG_OVERSIZE, FileHeader};
+use mailstrata_format::pack::{self, BlobRow, ChunkHeader, ENTRY_STREAMED, EntryHeader, Extent, TrailerHeader};
+use mailstrata_format::{ALIGN, BLOCK, Binding, Damage, DamageKind, Digest, FileKind, FileName, StoreId};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a walk found.
+#[derive(Debug, Clone, Default)]
+pub struct PackWalked {
+    pub header: Option<FileHeader>,
+    /// End of the last entry, rounded up to 4096.
+    pub end: u64,
+    pub entries: u64,
+    pub padding: u64,
+    /// Something that is not zero lies behind the end.
+    pub garbage: bool,
+    pub damage: Vec<Damage>,
+}
+
+impl PackWalked {
+    /// Whether the pack holds one streamed entry.
+    #[must_use]
+    pub fn oversize(&self) -> bool {
+        self.header.is_some_and(|h| h.flags & FLAG_OVERSIZE != 0)
+    }
+}
+
+/// How far behind a bad place another entry is looked for in one read.
+const STEP: usize = 1 << 20;
+
+/// Walks pack `number` from `from` (at least 4096) to `limit`; extents go to `visit`.
+pub fn walk(
+    file: &Arc<dyn File>,
+    path: &Path,
+    store: StoreId,
+    number: u64,
+    from: u64,
+    limit: u64,
+    visit: &mut dyn FnMut(Extent),
+) -> Result<PackWalked> {
+    let name = FileName::new(FileKind::Pack, number);
+    let place = Binding::new(store, name, 0);
+    let read = |at: u64, len: usize| -> Result<Vec<u8>> {
+        let mut buf = vec![0; usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX).min(len)];
+        let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", path))?;
+        buf.truncate(n);
+        Ok(buf)
+    };
+    let mut out = PackWalked { end: from, ..PackWalked::default() };
+    match FileHeader::read(&read(0, BLOCK)?, store, name) {
+        Ok(h) => out.header = Some(h),
+        Err(d) => out.damage.push(d),
+    }
+    let mut at = from;
+    // The header of an entry comes with the trailer of the one before it, in one read.
+    let mut head = read(at, EntryHeader::SIZE)?;
+    if let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED != 0) {
+        debug_assert_eq!(h.length, 0);
+        streamed(&read, at, limit, &place, &mut out, visit)?;
+        return Ok(out);
+    }
+    while at < limit {
+        let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED == 0) else {
+            let boundary = mailstrata_format::round_up(at, BLOCK as u64).unwrap_or(limit).min(limit);
+            let gap = read(at, usize::try_from(boundary - at).unwrap_or(0))?;
+            if boundary > at && gap.iter().all(|b| *b == 0) {
+                out.padding += boundary - at;
+                at = boundary;
+                head = read(at, EntryHeader::SIZE)?;
+                continue;
+            }
+            // Something else: look for a later entry.
+            match next_entry(&read, at, limit, &place)? {
+                (Some(next), _) => {
+                    out.damage.push(Damage::new(name, at, DamageKind::EntryHeader));
+                    at = next;
+                    head = read(at, EntryHeader::SIZE)?;
+                    continue;
+                }
+                (None, garbage) => {
+                    out.garbage = garbage;
+                    break;
+                }
+            }
+        };
+        let end = at.saturating_add(h.length);
+        let trailer_at = end.saturating_sub(u64::from(h.trailer_len));
+        let tail = read(trailer_at, h.trailer_len as usize + EntryHeader::SIZE)?;
+        match pack::read_trailer(&tail, &place.at(trailer_at)) {
+            Some((_, rows)) if end <= limit => {
+                for r in rows {
+                    visit(Extent {
+                        pack: number,
+                        entry_offset: at,
+                        entry_len: h.length,
+                        raw_offset: r.raw_offset,
+                        length: r.length,
+                        digest: Digest(r.digest),
+                    });
+                }
+                out.entries += 1;
+                at = end;
+                out.end = at;
+                head = tail.get(h.trailer_len as usize..).unwrap_or_default().to_vec();
+            }
+            _ => {
+                let (next, garbage) = next_entry(&read, at, limit, &place)?;
+                let Some(next) = next else {
+                    out.garbage = garbage;
+                    break;
+                };
+                out.damage.push(Damage::new(name, at, DamageKind::EntryTrailer));
+                at = next;
+                head = read(at, EntryHeader::SIZE)?;
+            }
+        }
+    }
+    out.end = mailstrata_format::round_up(out.end, BLOCK as u64).unwrap_or(out.end);
+    Ok(out)
+}
+
+/// A streamed entry: its chunks are walked up to the trailer that has its lengths.
+fn streamed(
+    read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
+    entry: u64,
+    limit: u64,
+    place: &Binding,
+    out: &mut PackWalked,
+    visit: &mut dyn FnMut(Extent),
+) -> Result<()> {
+    let name = place.file;
+    let mut at = entry + EntryHeader::SIZE as u64;
+    while at < limit {
+        let head = read(at, TrailerHeader::SIZE + BlobRow::SIZE)?;
+        if let Some(c) = ChunkHeader::read(&head, &place.at(at)) {
+            at = at.saturating_add(pack::chunk_len(c.stored_len));
+        } else if let Some((t, rows)) = pack::read_trailer(&head, &place.at(at)) {
+            for r in rows {
+                visit(Extent {
+                    pack: name.number,
+                    entry_offset: entry,
+                    entry_len: t.entry_len,
+                    raw_offset: r.raw_offset,
+                    length: r.length,
+                    digest: Digest(r.digest),
+                });
+            }
+            out.entries += 1;
+            out.end = mailstrata_format::round_up(entry + t.entry_len, BLOCK as u64).unwrap_or(limit);
+            return Ok(());
+        } else {
+            out.damage.push(Damage::new(name, at, DamageKind::Chunk));
+            break;
+        }
+    }
+    out.garbage = true;
+    Ok(())
+}
+
+/// The next entry header behind `at`, and whether anything there is not zero.
+fn next_entry(
+    read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
+    at: u64,
+    limit: u64,
+    place: &Binding,
+) -> Result<(Option<u64>, bool)> {
+    let mut garbage = false;
+    let mut base = at;
+    while base < limit {
+        let bytes = read(base, STEP + EntryHeader::SIZE)?;
+        if bytes.is_empty() {
+            break;
+        }
+        garbage |= bytes.iter().any(|b| *b != 0);
+        let mut pos = 0;
+        while pos < STEP && pos < bytes.len() {
+            let here = base + pos as u64;
+            if here > at
+                && bytes[pos..].starts_with(&pack::ENTRY_MAGIC)
+                && EntryHeader::read(&bytes[pos..], &place.at(here)).is_some()
+            {
+                return Ok((Some(here), true));
+            }
+            pos += ALIGN;
+        }
+        base += STEP as u64;
+    }
+    Ok((None, garbage))
+}

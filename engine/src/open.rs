@@ -1,0 +1,555 @@
+//! From files to a store and back: what an open trusts, where writing goes on, what a clean close leaves.
+//!
+//! ```text
+//! MANIFEST ─► which files are sealed, how far the log was durable
+//! log/  ─► sealed: the footer's index · else: walked group by group (log::walk)
+//! pack/ ─► sealed: the footer's index · else: checkpoint, then walked entry by entry
+//! ```
+//!
+//! After a clean close writing goes on where it ended. After anything else it goes on in a new segment and a new pack, so
+//! that old frames never line up with new ones; the old ones are sealed in the background. Nothing is cut away that
+//! anything vouches for.
+
+use crate::catalog::{Catalog, Pack, PackPart, Segment, SegmentPart};
+use crate::commit::group::{self, PACK_BUFFER, PackTail, State, Target};
+use crate::commit::upkeep::{self, Job, SpareSlot};
+use crate::commit::writer::{ActiveSegment, Device, Shared, locked};
+use crate::disk::{Buffer, File, OpenMode, read_full, write_full};
+use crate::error::{Error, Result};
+use crate::files::Files;
+use crate::index::checkpoint::{self, Content};
+use crate::index::run::{IndexRun, RunCursor};
+use crate::index::table::{PackTable, SegmentTable};
+use crate::log::pack_walk::{self, PackWalked};
+use crate::log::walk::{Tail, Vouched, Walk};
+use crate::store::{FIRST_SEGMENT, Options};
+use mailstrata_format::file::{FileHeader, Superblock};
+use mailstrata_format::frame::FLAG_SOURCE;
+use mailstrata_format::index::{PackRow, Row};
+use mailstrata_format::manifest::{Manifest, SEALED};
+use mailstrata_format::pack::Extent;
+use mailstrata_format::{BLOCK, Damage, DamageKind, Digest, FileKind, FileName};
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+/// A segment without a footer.
+pub struct OpenSegment {
+    pub table: Arc<SegmentTable>,
+    pub header: Option<FileHeader>,
+    pub content: Content,
+    pub tail: Tail,
+}
+
+/// A pack without a footer.
+pub struct OpenPack {
+    pub table: Arc<PackTable>,
+    pub walked: PackWalked,
+}
+
+/// What an open found.
+pub struct Opened {
+    pub catalog: Catalog,
+    pub manifest: Manifest,
+    pub last_lsn: u64,
+    /// Check and sequence of the last group of all.
+    pub chain: [u8; 16],
+    pub group: u64,
+    pub segments: Vec<OpenSegment>,
+    pub packs: Vec<OpenPack>,
+    pub findings: Vec<Damage>,
+    /// Greatest number of a pack seen.
+    pub last_pack: u64,
+    pub last_segment: u64,
+    /// Capacity of the newest segment.
+    pub capacity: u64,
+}
+
+fn numbers(files: &Files, sub: &str, ext: &str) -> Result<(BTreeSet<u64>, Vec<String>)> {
+    let dir = files.dir.join(sub);
+    let names = match files.disk.list(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(Error::io("listing", &dir))?,
+    };
+    let found = names.iter().filter_map(|n| FileName::number_of(n, ext)).collect();
+    Ok((found, names.into_iter().filter(|n| n.ends_with(".tmp")).map(|n| format!("{sub}/{n}")).collect()))
+}
+
+fn read_manifest(files: &Files) -> Result<Option<std::result::Result<Manifest, Damage>>> {
+    let path = files.dir.join("MANIFEST");
+    let file = match files.disk.open(&path, OpenMode::Read) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(Error::io("opening", &path))?,
+    };
+    let len = file.len().map_err(Error::io("reading the size of", &path))?;
+    // A manifest has about a hundred bytes a file: one beyond this is none.
+    let len = usize::try_from(len).unwrap_or(usize::MAX).min(256 << 20);
+    let mut bytes = vec![0; len];
+    let n = read_full(file.as_ref(), &mut bytes, 0).map_err(Error::io("reading", &path))?;
+    bytes.truncate(n);
+    Ok(Some(Manifest::read(&bytes, files.store)))
+}
+
+/// Reads everything a view needs. `read_only` removes nothing and tolerates a writer at work.
+pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
+    let mut findings = Vec::new();
+    // Files before the manifest: a file that is sealed or added meanwhile is found in its newer state.
+    let (segments, mut leftovers) = numbers(files, "log", "seg")?;
+    let (packs, more) = numbers(files, "pack", "pack")?;
+    leftovers.extend(more);
+    let manifest = match read_manifest(files)? {
+        Some(Ok(m)) => m,
+        Some(Err(damage)) => {
+            findings.push(damage);
+            Manifest::empty()
+        }
+        None => Manifest::empty(),
+    };
+    if !read_only {
+        leftovers.extend(["MANIFEST.tmp".to_owned(), "SUPERBLOCK.tmp".to_owned()]);
+        for name in leftovers {
+            upkeep::remove_if_there(files, &files.dir.join(name))?;
+        }
+    }
+    for e in manifest.entries.iter().filter(|e| e.state == SEALED) {
+        let Some(kind) = FileKind::from_code(e.kind) else { continue };
+        let there = match kind {
+            FileKind::Segment => segments.contains(&e.number),
+            FileKind::Pack => packs.contains(&e.number),
+            _ => true,
+        };
+        if !there {
+            findings.push(Damage::new(FileName::new(kind, e.number), 0, DamageKind::FileMissing));
+        }
+    }
+    let mut out = Opened {
+        catalog: Catalog::default(),
+        last_lsn: manifest.head.durable_lsn,
+        chain: [0; 16],
+        group: 0,
+        segments: Vec::new(),
+        packs: Vec::new(),
+        findings,
+        last_pack: packs.last().copied().unwrap_or(0).max(manifest.head.pack),
+        last_segment: segments.last().copied().unwrap_or(0).max(manifest.head.durable_segment),
+        capacity: 0,
+        manifest,
+    };
+    for number in packs {
+        load_pack(files, number, read_only, &mut out)?;
+    }
+    let list: Vec<u64> = segments.into_iter().collect();
+    for (i, number) in list.iter().enumerate() {
+        load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out)?;
+    }
+    if !read_only {
+        for sub in ["log", "pack"] {
+            let dir = files.dir.join(sub);
+            files.disk.sync_dir(&dir).map_err(Error::io("syncing", dir))?;
+        }
+    }
+    Ok(out)
+}
+
+fn open_unsealed(files: &Files, name: FileName, read_only: bool) -> Result<(Arc<dyn File>, u64)> {
+    let path = files.path(name);
+    let file = if read_only {
+        files.get(name)?
+    } else {
+        files.disk.open(&path, OpenMode::WriteDirect).map_err(Error::io("opening", &path))?
+    };
+    // What is read from here on is believed, so it must be on the disk.
+    file.sync().map_err(Error::io("syncing", &path))?;
+    let len = file.len().map_err(Error::io("reading the size of", &path))?;
+    Ok((file, len))
+}
+
+fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, out: &mut Opened) -> Result<()> {
+    let name = FileName::new(FileKind::Segment, number);
+    let path = files.path(name);
+    let promised = out.manifest.entry(name).filter(|e| e.state == SEALED).copied();
+    match IndexRun::open(files, name) {
+        Ok(run) if run.trailer.kind == FileKind::Segment.code() && run.trailer.number == number => {
+            if promised.is_some_and(|e| e.length != run.trailer.file_len || e.root != run.trailer.root) {
+                out.findings.push(Damage::new(name, 0, DamageKind::Manifest));
+            }
+            out.last_lsn = out.last_lsn.max(run.trailer.last_lsn);
+            out.chain = run.trailer.root;
+            out.group = run.trailer.last_group;
+            out.capacity = run.trailer.file_len.next_power_of_two();
+            out.catalog.segments.push(Segment { number, part: SegmentPart::Run(Arc::new(run)) });
+            return Ok(());
+        }
+        Ok(_) => out.findings.push(Damage::new(name, 0, DamageKind::FileForeign)),
+        Err(Error::Damage(d)) => {
+            if promised.is_some() {
+                out.findings.push(d);
+            }
+        }
+        Err(e) => return Err(e),
+    }
+    let read_only = read_only || promised.is_some();
+    let (file, len) = open_unsealed(files, name, read_only)?;
+    // The next segment's header and the manifest know the check of the last group.
+    let successor = match next {
+        Some(n) => segment_header(files, n)?.map(|h| h.previous),
+        None => None,
+    };
+    let head = &out.manifest.head;
+    let vouched = Vouched {
+        end: if head.durable_segment == number { head.durable_end } else { 0 },
+        successor: promised.map(|e| e.root).or(successor),
+    };
+    let reader = files.get(name)?;
+    let table = Arc::new(SegmentTable::new(number));
+    let walk = Walk { file: &reader, path: &path, store: files.store, number, limit: len, vouched, from: None };
+    let walked = walk.run(&mut |frame, offset| {
+        let e = &frame.envelope;
+        let row = Row {
+            account: e.account,
+            item: e.item,
+            lsn: frame.header.lsn,
+            moment: e.moment,
+            offset: u32::try_from(offset).unwrap_or(u32::MAX),
+            length: u32::try_from(frame.len).unwrap_or(u32::MAX),
+            item_kind: e.item_kind,
+            operation: e.operation,
+            flags: e.flags,
+            source: 0,
+        };
+        let source = if e.flags & FLAG_SOURCE == 0 { 0 } else { e.source_hash };
+        table.insert(&row, source);
+    })?;
+    out.last_lsn = out.last_lsn.max(walked.last_lsn);
+    out.chain = walked.chain;
+    out.group = walked.last_group;
+    out.capacity = walked.header.map_or(len, |h| h.capacity);
+    out.findings.extend_from_slice(&walked.damage);
+    out.catalog.segments.push(Segment { number, part: SegmentPart::Table(table.clone()) });
+    if !read_only {
+        table.file.get_or_init(|| file);
+        let content = Content {
+            end: walked.end,
+            records: walked.frames,
+            last_group: walked.last_group,
+            root: walked.chain,
+            padding: walked.padding,
+            damaged: walked.damage.len() as u64,
+        };
+        out.segments.push(OpenSegment { table, header: walked.header, content, tail: walked.tail });
+    }
+    Ok(())
+}
+
+fn segment_header(files: &Files, number: u64) -> Result<Option<FileHeader>> {
+    let name = FileName::new(FileKind::Segment, number);
+    let file = files.get(name)?;
+    let mut block = vec![0; BLOCK];
+    read_full(file.as_ref(), &mut block, 0).map_err(Error::io("reading", files.path(name)))?;
+    Ok(FileHeader::read(&block, files.store, name).ok())
+}
+
+fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> Result<()> {
+    let name = FileName::new(FileKind::Pack, number);
+    let path = files.path(name);
+    let promised = out.manifest.entry(name).is_some_and(|e| e.state == SEALED);
+    match IndexRun::open(files, name) {
+        Ok(run) if run.trailer.kind == FileKind::Pack.code() && run.trailer.number == number => {
+            out.catalog.packs.push(Pack { number, part: PackPart::Run(Arc::new(run)) });
+            return Ok(());
+        }
+        Ok(_) => out.findings.push(Damage::new(name, 0, DamageKind::FileForeign)),
+        Err(Error::Damage(d)) => {
+            if promised {
+                out.findings.push(d);
+            }
+        }
+        Err(e) => return Err(e),
+    }
+    let read_only = read_only || promised;
+    let (file, len) = open_unsealed(files, name, read_only)?;
+    let table = Arc::new(PackTable::new(number));
+    let mut from = BLOCK as u64;
+    let mut before = (0, 0);
+    if let Some(run) = checkpoint::open_checkpoint(files, FileName::new(FileKind::PackCheckpoint, number))
+        && run.trailer.number == number
+        && run.trailer.data_end <= len
+    {
+        let mut cursor = RunCursor::new(&run, files, (0, 0));
+        let mut rows = Vec::new();
+        let mut sound = true;
+        loop {
+            match cursor.row() {
+                Ok(Some(bytes)) => rows.extend(PackRow::decode(bytes)),
+                Ok(None) => break,
+                Err(_) => {
+                    sound = false;
+                    break;
+                }
+            }
+            cursor.step();
+        }
+        if sound {
+            for row in rows {
+                table.insert(Extent {
+                    pack: number,
+                    entry_offset: row.entry_offset,
+                    entry_len: row.entry_len,
+                    raw_offset: row.raw_offset,
+                    length: row.length,
+                    digest: Digest(row.digest),
+                });
+            }
+            from = run.trailer.data_end;
+            before = (run.trailer.records, run.trailer.padding);
+        }
+    }
+    let reader = files.get(name)?;
+    let mut walked = pack_walk::walk(&reader, &path, files.store, number, from, len, &mut |e| table.insert(e))?;
+    walked.entries += before.0;
+    walked.padding += before.1;
+    out.findings.extend_from_slice(&walked.damage);
+    out.catalog.packs.push(Pack { number, part: PackPart::Table(table.clone()) });
+    if !read_only {
+        table.file.get_or_init(|| file);
+        out.packs.push(OpenPack { table, walked });
+    }
+    Ok(())
+}
+
+/// Makes a writer of what was found. Unfinished files are handed to the upkeep once it runs.
+pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Options) -> Result<Shared> {
+    let clean = opened.manifest.head.clean == 1;
+    let mut device = Device {
+        segment: None,
+        chain: opened.chain,
+        group: opened.group,
+        dirty: Vec::new(),
+        allocated: Default::default(),
+        since_look: 0,
+    };
+    // Where the log goes on.
+    let go_on = opened.segments.pop_if(|o| {
+        let head = &opened.manifest.head;
+        let room = o.header.is_some_and(|h| h.capacity >= o.content.end + BLOCK as u64);
+        clean
+            && room
+            && o.tail == Tail::Clean
+            && o.table.number == opened.last_segment
+            && (head.durable_segment, head.durable_end) == (o.table.number, o.content.end)
+    });
+    let (target, start) = match go_on {
+        Some(o) => {
+            let capacity = o.header.map_or(0, |h| h.capacity);
+            let name = FileName::new(FileKind::Segment, o.table.number);
+            let Some(file) = o.table.file.get().cloned() else {
+                return Err(Error::io("opening", files.path(name))(io::Error::from(io::ErrorKind::NotFound)));
+            };
+            // A clean close cut the zeros off.
+            upkeep::zero_fill(&file, o.content.end, capacity).map_err(Error::io("writing", files.path(name)))?;
+            file.sync().map_err(Error::io("syncing", files.path(name)))?;
+            let (table, end) = (o.table.clone(), o.content.end);
+            device.segment = Some(ActiveSegment { table: o.table, file, capacity, content: o.content });
+            (Target { table, capacity, fresh: false }, end)
+        }
+        None => {
+            let table = Arc::new(SegmentTable::new(opened.last_segment + 1));
+            opened.catalog.segments.push(Segment { number: table.number, part: SegmentPart::Table(table.clone()) });
+            let capacity = match opened.capacity {
+                0 => FIRST_SEGMENT.min(s.segment_size),
+                c if opened.segments.is_empty() => group::next_capacity(c, s.segment_size),
+                c => c.clamp(16 * BLOCK as u64, s.segment_size),
+            };
+            (Target { table, capacity, fresh: true }, BLOCK as u64)
+        }
+    };
+    // Where the packs go on.
+    let pack = opened.packs.pop_if(|p| {
+        clean
+            && !p.walked.garbage
+            && p.walked.damage.is_empty()
+            && p.walked.end < s.pack_size
+            && p.table.number == opened.last_pack
+    });
+    let tail = |table, start, walked: &PackWalked| PackTail {
+        table,
+        buffer: Buffer::new(PACK_BUFFER),
+        filled: 0,
+        start,
+        entries: walked.entries,
+        padding: walked.padding,
+        damaged: walked.damage.len() as u64,
+    };
+    let pack = match pack {
+        Some(p) => tail(p.table, p.walked.end, &p.walked),
+        None => {
+            opened.last_pack += 1;
+            let table = Arc::new(PackTable::new(opened.last_pack));
+            opened.catalog.packs.push(Pack { number: table.number, part: PackPart::Table(table.clone()) });
+            tail(table, BLOCK as u64, &PackWalked::default())
+        }
+    };
+    let bytes = group::GROUP_BYTES.min(usize::try_from(s.segment_size / 4).unwrap_or(usize::MAX)).max(BLOCK);
+    let state = State {
+        next_lsn: opened.last_lsn + 1,
+        batch: State::batch_at(None, target, start, bytes),
+        pack,
+        pack_writes: VecDeque::new(),
+        queued_bytes: 0,
+        rolled: Vec::new(),
+        next_pack: opened.last_pack + 1,
+        writing: false,
+        kicked: false,
+        closing: false,
+        failed: None,
+        spare_batches: Vec::new(),
+        spare_packs: Vec::new(),
+    };
+    let shared = Shared {
+        files,
+        clock: options.clock.clone(),
+        segment_size: s.segment_size,
+        pack_size: s.pack_size,
+        reserve: options.reserve_bytes,
+        nearly_full: AtomicBool::new(false),
+        state: Mutex::new(state),
+        work: Condvar::new(),
+        room: Condvar::new(),
+        durable: AtomicU64::new(opened.last_lsn),
+        epoch: AtomicU32::new(0),
+        catalog: RwLock::new(Arc::new(opened.catalog)),
+        device: Mutex::new(device),
+        jobs: Mutex::new(None),
+        spare: SpareSlot::default(),
+        manifest: Mutex::new(opened.manifest),
+        unfinished: Mutex::new(unfinished(opened.segments, opened.packs)),
+    };
+    Ok(shared)
+}
+
+fn unfinished(segments: Vec<OpenSegment>, packs: Vec<OpenPack>) -> Vec<Job> {
+    let mut jobs: Vec<Job> =
+        segments.into_iter().map(|o| Job::SealSegment { table: o.table, content: o.content }).collect();
+    for p in packs {
+        let content = Content {
+            end: p.walked.end,
+            records: p.walked.entries,
+            padding: p.walked.padding,
+            damaged: p.walked.damage.len() as u64,
+            ..Content::default()
+        };
+        if p.walked.garbage || !p.walked.damage.is_empty() {
+            // Something lies behind the last entry that verifies: it stays, and the pack is not written to again.
+            continue;
+        }
+        jobs.push(Job::SealPack { table: p.table, content });
+    }
+    jobs
+}
+
+/// Has the first spare segment readied, and what the last writer left unsealed sealed.
+pub fn order_first_spare(shared: &Shared) {
+    let capacity = shared.lock().batch.target.capacity;
+    let fresh = shared.lock().batch.target.fresh;
+    let next = if fresh { capacity } else { group::next_capacity(capacity, shared.segment_size) };
+    shared.order_spare(next);
+    for job in std::mem::take(&mut *locked(&shared.unfinished)) {
+        shared.job(job);
+    }
+}
+
+/// The end of a clean close: the threads are gone, nobody else writes.
+pub fn close(shared: &Shared, dir: &Path) -> Result<()> {
+    let mut s = shared.lock();
+    if let Some(e) = &s.failed {
+        return Err(Error::Poisoned(e.clone()));
+    }
+    s.flush_pack();
+    let work = s.take(shared);
+    drop(s);
+    let outcome = shared.perform(work, None);
+    let mut s = shared.lock();
+    let failed = outcome.as_ref().err().cloned();
+    shared.finish(&mut s, outcome);
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    s.failed = Some(Arc::new(Error::Closed));
+    let (pack, pack_end, entries, padding) = (s.pack.table.clone(), s.pack.start, s.pack.entries, s.pack.padding);
+    drop(s);
+    let device = locked(&shared.device);
+    for t in &device.dirty {
+        let path = shared.files.path(FileName::new(FileKind::Pack, t.number));
+        if let Some(f) = t.file.get() {
+            f.sync().map_err(Error::io("syncing", path))?;
+        }
+    }
+    if let Some(active) = &device.segment {
+        let path = shared.files.path(FileName::new(FileKind::Segment, active.table.number));
+        active.file.set_len(active.content.end).map_err(Error::io("trimming", &path))?;
+        active.file.sync().map_err(Error::io("syncing", &path))?;
+    }
+    if let Some(file) = pack.file.get() {
+        let path = shared.files.path(FileName::new(FileKind::Pack, pack.number));
+        file.set_len(pack_end).map_err(Error::io("trimming", &path))?;
+        file.sync().map_err(Error::io("syncing", &path))?;
+        let name = FileName::new(FileKind::PackCheckpoint, pack.number);
+        let content = Content { end: pack_end, records: entries, padding, ..Content::default() };
+        let index = checkpoint::pack_index(&pack, &content, &shared.files, name, BLOCK as u64);
+        checkpoint::write_checkpoint(&shared.files, name, shared.clock.now(), &index)?;
+    }
+    upkeep::remove_if_there(&shared.files, &dir.join("log/spare.tmp"))?;
+    shared.update_manifest(|m| {
+        m.head.clean = 1;
+        m.head.durable_lsn = shared.durable_lsn().0;
+        m.head.durable_group = device.group;
+        m.head.durable_chain = device.chain;
+        if let Some(active) = &device.segment {
+            m.head.durable_segment = active.table.number;
+            m.head.durable_end = active.content.end;
+        }
+        if pack.file.get().is_some() {
+            m.head.pack = pack.number;
+            m.head.pack_end = pack_end;
+        }
+    })?;
+    upkeep::remove_if_there(&shared.files, &dir.join("LOCK"))
+}
+
+/// Says who writes. The lock itself is the kernel's: a failure here is told and changes nothing.
+pub fn write_lock(dir: &Path, options: &Options) -> Result<()> {
+    let path = dir.join("LOCK");
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plain = |s: &str| s.replace(['"', '\\', '\n'], "_");
+    let text = format!(
+        "{{\"host\":\"{}\",\"pid\":{},\"operation\":\"{}\"}}\n",
+        plain(&host),
+        std::process::id(),
+        plain(&options.operation)
+    );
+    let write = || -> io::Result<()> {
+        match options.disk.remove(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = options.disk.open(&path, OpenMode::CreateNew)?;
+        write_full(file.as_ref(), text.as_bytes(), 0, false)
+    };
+    if let Err(e) = write() {
+        tracing::warn!(error = %e, path = %path.display(), "LOCK does not name this writer");
+    }
+    Ok(())
+}
+
+/// Who writes, from `LOCK`.
+pub fn lock_holder(dir: &Path, options: &Options) -> String {
+    let path = dir.join("LOCK");
+    let mut bytes = vec![0; 512];
+    let read = options.disk.open(&path, OpenMode::Read).and_then(|f| read_full(f.as_ref(), &mut bytes, 0));
+    match read {
+        Ok(n) if n > 0 => String::from_utf8_lossy(&bytes[..n]).trim().to_owned(),
+        _ => "(LOCK does not say who)".into(),
+    }
+}

@@ -1,0 +1,378 @@
+//! Answers about the store as of one LSN, and of any moment before.
+//!
+//! State at T is an item's last transaction whose moment is ≤ T. Damage met on the way is an error for the item it hit and
+//! for nothing else.
+
+use super::read as frames;
+use crate::blob::{known, read as blobs};
+use crate::catalog::{Catalog, Segment, SegmentCursor};
+use crate::error::{Error, Result};
+use crate::files::Files;
+use crate::index::{Key, key_of, row_key};
+use crate::ingest::event::Transaction;
+use mailstrata_format::frame::{FLAG_DELETED, Frame};
+use mailstrata_format::index::Row;
+use mailstrata_format::record::v1::ArchivedTransactionV1;
+use mailstrata_format::{AccountId, Damage, DamageKind, Digest, FileKind, FileName, ItemKey, ItemKind, Lsn};
+use std::sync::Arc;
+
+/// A row and the segment its frame is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    pub segment: u64,
+    pub row: Row,
+}
+
+impl Hit {
+    /// The item's key.
+    #[must_use]
+    pub const fn item(&self) -> ItemKey {
+        ItemKey(self.row.item)
+    }
+
+    /// The item's account.
+    #[must_use]
+    pub const fn account(&self) -> AccountId {
+        AccountId(self.row.account)
+    }
+
+    /// What the item is.
+    #[must_use]
+    pub fn kind(&self) -> Option<ItemKind> {
+        ItemKind::from_code(self.row.item_kind)
+    }
+
+    /// Whether this state is a deletion.
+    #[must_use]
+    pub const fn deleted(&self) -> bool {
+        self.row.flags & FLAG_DELETED != 0
+    }
+}
+
+/// The store as of one LSN. Cheap to clone.
+#[derive(Clone)]
+pub struct View {
+    pub(crate) files: Arc<Files>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) lsn: Lsn,
+}
+
+impl View {
+    /// The LSN this view ends with.
+    #[must_use]
+    pub const fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The same store as of an earlier LSN.
+    #[must_use]
+    pub fn at_lsn(&self, lsn: Lsn) -> Self {
+        Self { lsn: lsn.min(self.lsn), ..self.clone() }
+    }
+
+    /// An item's last row whose moment is not after `at`.
+    pub fn locate(&self, account: AccountId, item: ItemKey, at: Option<i64>) -> Result<Option<Hit>> {
+        let key = key_of(account, item);
+        let found = self.catalog.newest(&self.files, &key, self.lsn.0, at.unwrap_or(i64::MAX))?;
+        Ok(found.map(|(segment, row)| Hit { segment, row }))
+    }
+
+    /// The state of an item, deleted or not; `None` when there was none.
+    pub fn state(&self, account: AccountId, item: ItemKey, at: Option<i64>) -> Result<Option<Transaction>> {
+        self.locate(account, item, at)?.map(|hit| self.read(&hit)).transpose()
+    }
+
+    /// The transaction of a row.
+    pub fn read(&self, hit: &Hit) -> Result<Transaction> {
+        frames::transaction(&self.files, hit.segment, &hit.row)
+    }
+
+    /// Hands on a row's record in place, validated, without copying it.
+    pub fn with_record<R>(&self, hit: &Hit, use_it: impl FnOnce(&Frame<'_>, &ArchivedTransactionV1) -> R) -> Result<R> {
+        frames::with_frame(&self.files, hit.segment, &hit.row, use_it)
+    }
+
+    /// All rows of an item, in LSN order.
+    pub fn rows(&self, account: AccountId, item: ItemKey) -> Result<Vec<Hit>> {
+        let key = key_of(account, item);
+        let mut all = Vec::new();
+        for s in &self.catalog.segments {
+            all.extend(s.rows_of(&self.files, &key, self.lsn.0)?.into_iter().map(|row| Hit { segment: s.number, row }));
+        }
+        all.sort_unstable_by_key(|h| h.row.lsn);
+        Ok(all)
+    }
+
+    /// All transactions of an item, in LSN order; stops at damage.
+    pub fn history(&self, account: AccountId, item: ItemKey) -> Result<Vec<Transaction>> {
+        self.rows(account, item)?.iter().map(|h| self.read(h)).collect()
+    }
+
+    /// The last row of every item of an account whose moment is not after `at`, deleted items included, cursors not, in the
+    /// order of the keys.
+    pub fn items(&self, account: AccountId, at: Option<i64>) -> Result<Items<'_>> {
+        let from = key_of(account, ItemKey([0; 16]));
+        Ok(Items {
+            merge: Merge::new(self, &from)?,
+            ahead: None,
+            account,
+            at: at.unwrap_or(i64::MAX),
+            with_cursors: false,
+        })
+    }
+
+    /// As [`View::items`], with the scanners' marks.
+    pub fn items_and_cursors(&self, account: AccountId) -> Result<Items<'_>> {
+        Ok(Items { with_cursors: true, ..self.items(account, None)? })
+    }
+
+    /// All accounts that have a transaction in this view, with one row of each (any item), in the order of their ids.
+    pub fn accounts(&self) -> Result<Vec<Hit>> {
+        let mut found = Vec::new();
+        let mut from = Some([0u8; 32]);
+        while let Some(key) = from {
+            let mut merge = Merge::new(self, &key)?;
+            let Some(hit) = merge.next_hit()? else { break };
+            found.push(hit);
+            from = after_account(hit.account());
+        }
+        Ok(found)
+    }
+
+    /// The account ids whose items carry this address, oldest incarnation first.
+    pub fn accounts_of(&self, address: &[u8]) -> Result<Vec<AccountId>> {
+        let mut found = Vec::new();
+        for hit in self.accounts()? {
+            let same = self.with_record(&hit, |_, r| r.account.as_slice() == address);
+            match same {
+                Ok(true) => found.push((hit.row.lsn, hit.account())),
+                Ok(false) | Err(Error::Damage(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, id)| id).collect())
+    }
+
+    /// Everything from an LSN on, in LSN order. Damage is an item of its own; what follows it comes all the same.
+    #[must_use]
+    pub fn log(&self, from: Lsn) -> Log<'_> {
+        Log { view: self, next: from.0, segment: 0, rows: Vec::new().into_iter(), window: Vec::new(), start: 0 }
+    }
+
+    /// The least and the greatest moment of the view; `None` for an empty store.
+    #[must_use]
+    pub fn span(&self) -> Option<(i64, i64)> {
+        let spans = self.catalog.segments.iter().map(Segment::span).filter(|s| s.rows > 0 && s.first_lsn <= self.lsn.0);
+        spans.map(|s| (s.first_moment, s.last_moment)).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// Whether a blob is stored, and its length.
+    pub fn blob_len(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(known::find(&self.catalog, &self.files, digest)?.map(|e| e.length))
+    }
+
+    /// Streams a blob, verified. When its first copy is damaged at its beginning another is tried; bytes that have gone out
+    /// were each verified, and an error after them means the blob is not whole.
+    pub fn read_blob(&self, digest: &Digest, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<u64> {
+        let copies = known::find_all(&self.catalog, &self.files, digest, 4)?;
+        let mut last = Error::Damage(Damage::new(FileName::new(FileKind::Pack, 0), 0, DamageKind::BlobMissing));
+        for extent in copies {
+            let mut sent = false;
+            let outcome = blobs::stream(&self.files, &extent, &mut |bytes| {
+                sent |= !bytes.is_empty();
+                sink(bytes)
+            });
+            match outcome {
+                Ok(()) => return Ok(extent.length),
+                Err(e @ Error::Damage(_)) if !sent => last = e,
+                Err(e) => return Err(e),
+            }
+        }
+        Err(last)
+    }
+
+    /// The segments of the view: number, rows, whether sealed.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+fn after_account(account: AccountId) -> Option<Key> {
+    let next = u128::from_be_bytes(account.0).checked_add(1)?;
+    Some(key_of(AccountId(next.to_be_bytes()), ItemKey([0; 16])))
+}
+
+/// The rows of all segments in the order of (key, LSN): one cursor a segment.
+struct Merge<'a> {
+    cursors: Vec<(u64, SegmentCursor<'a>)>,
+    lsn: u64,
+}
+
+impl<'a> Merge<'a> {
+    fn new(view: &'a View, from: &Key) -> Result<Self> {
+        let mut cursors = Vec::with_capacity(view.catalog.segments.len());
+        for s in &view.catalog.segments {
+            cursors.push((s.number, SegmentCursor::seek(s, &view.files, from, view.lsn.0)?));
+        }
+        Ok(Self { cursors, lsn: view.lsn.0 })
+    }
+
+    fn next_hit(&mut self) -> Result<Option<Hit>> {
+        loop {
+            let mut least: Option<(usize, Hit)> = None;
+            for (i, (segment, cursor)) in self.cursors.iter_mut().enumerate() {
+                if let Some(row) = cursor.row()? {
+                    let earlier = |h: &Hit| (row_key(&row), row.lsn) < (row_key(&h.row), h.row.lsn);
+                    if least.as_ref().is_none_or(|(_, h)| earlier(h)) {
+                        least = Some((i, Hit { segment: *segment, row }));
+                    }
+                }
+            }
+            let Some((i, hit)) = least else { return Ok(None) };
+            self.cursors[i].1.step();
+            if hit.row.lsn <= self.lsn {
+                return Ok(Some(hit));
+            }
+        }
+    }
+}
+
+/// See [`View::items`].
+pub struct Items<'a> {
+    merge: Merge<'a>,
+    /// The first row of the next item.
+    ahead: Option<Hit>,
+    account: AccountId,
+    at: i64,
+    with_cursors: bool,
+}
+
+impl Items<'_> {
+    fn advance(&mut self) -> Result<Option<Hit>> {
+        let mut best: Option<Hit> = None;
+        loop {
+            let hit = match self.ahead.take() {
+                Some(hit) => hit,
+                None => match self.merge.next_hit()? {
+                    Some(hit) => hit,
+                    None => return Ok(best),
+                },
+            };
+            if hit.account() != self.account || best.is_some_and(|b| b.row.item != hit.row.item) {
+                self.ahead = Some(hit);
+                return Ok(best);
+            }
+            let shown = self.with_cursors || hit.row.item_kind != ItemKind::Cursor.code();
+            if shown && hit.row.moment <= self.at {
+                best = Some(hit);
+            }
+        }
+    }
+}
+
+impl Iterator for Items<'_> {
+    type Item = Result<Hit>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().transpose()
+    }
+}
+
+/// One step of [`View::log`].
+#[derive(Debug)]
+pub enum LogEntry {
+    Transaction(Box<Transaction>),
+    /// A transaction of this item is damaged.
+    Damaged(Hit, Error),
+}
+
+/// See [`View::log`].
+pub struct Log<'a> {
+    view: &'a View,
+    next: u64,
+    /// Index into the catalog's segments of the one to read next.
+    segment: usize,
+    rows: std::vec::IntoIter<Hit>,
+    window: Vec<u8>,
+    start: u64,
+}
+
+/// Bytes read at once.
+const WINDOW: usize = 1 << 20;
+
+impl Log<'_> {
+    /// The rows of the next segment that has any, in LSN order.
+    fn next_segment(&mut self) -> Result<bool> {
+        while let Some(s) = self.view.catalog.segments.get(self.segment) {
+            self.segment += 1;
+            self.window.clear();
+            if s.last_lsn() < self.next {
+                continue;
+            }
+            let (from, to) = (self.next, self.view.lsn.0);
+            let mut rows = Vec::new();
+            let mut cursor = SegmentCursor::seek(s, &self.view.files, &[0; 32], to)?;
+            while let Some(row) = cursor.row()? {
+                if (from..=to).contains(&row.lsn) {
+                    rows.push(Hit { segment: s.number, row });
+                }
+                cursor.step();
+            }
+            rows.sort_unstable_by_key(|h| h.row.lsn);
+            self.rows = rows.into_iter();
+            if self.rows.len() > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn read(&mut self, hit: &Hit) -> Result<Transaction> {
+        let name = FileName::new(FileKind::Segment, hit.segment);
+        let (at, len) = (u64::from(hit.row.offset), hit.row.length as usize);
+        let inside = at >= self.start && at + len as u64 <= self.start + self.window.len() as u64;
+        if !inside {
+            self.window.resize(len.max(WINDOW), 0);
+            let file = self.view.files.get(name)?;
+            let n = crate::disk::read_full(file.as_ref(), &mut self.window, at);
+            let n = n.map_err(Error::io("reading", self.view.files.path(name)))?;
+            self.window.truncate(n);
+            self.start = at;
+        }
+        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        let damage = |kind| Error::Damage(Damage::new(name, at, kind));
+        let bytes = self.window.get(from..from.saturating_add(len)).ok_or_else(|| damage(DamageKind::FileTruncated))?;
+        let frame = frames::parse(bytes, &mailstrata_format::Binding::new(self.view.files.store, name, at))?;
+        if frame.header.lsn != hit.row.lsn {
+            return Err(damage(DamageKind::IndexRow));
+        }
+        frames::with_record(&frame, name, at, |record| frames::to_transaction(&frame, record))?
+            .ok_or_else(|| damage(DamageKind::Record))
+    }
+}
+
+impl Iterator for Log<'_> {
+    type Item = Result<LogEntry>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Some(hit) = self.rows.next() else {
+                match self.next_segment() {
+                    Ok(true) => continue,
+                    Ok(false) => return None,
+                    Err(e) => return Some(Err(e)),
+                }
+            };
+            if hit.row.item_kind == ItemKind::Cursor.code() {
+                continue;
+            }
+            return Some(match self.read(&hit) {
+                Ok(t) => Ok(LogEntry::Transaction(Box::new(t))),
+                Err(e @ Error::Damage(_)) => Ok(LogEntry::Damaged(hit, e)),
+                Err(e) => Err(e),
+            });
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The store as of one LSN or moment, held while it is read.
+//!
+//! A [`as_of::View`] is a catalog and an LSN: what is recorded later, and files that are sealed or replaced meanwhile, do
+//! not disturb it (P8). [`read`] turns index rows into verified transactions.
+
+pub mod read;
+
+pub mod as_of;
