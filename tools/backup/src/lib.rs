@@ -1,1 +1,8 @@
+//! What an administrator asks for, on top of the engine and the doors to mail servers.
+
+pub mod lines;
+
+pub mod append;
+
+pub mod export;
 
