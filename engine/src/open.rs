@@ -28,7 +28,8 @@ use mailstrata_format::frame::FLAG_SOURCE;
 use mailstrata_format::index::{PackRow, Row};
 use mailstrata_format::manifest::{Manifest, SEALED};
 use mailstrata_format::pack::Extent;
-use mailstrata_format::{BLOCK, Damage, DamageKind, Digest, FileKind, FileName};
+use mailstrata_format::segment;
+use mailstrata_format::{BLOCK, Binding, Damage, DamageKind, Digest, FileKind, FileName};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::Path;
@@ -144,6 +145,12 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     for (i, number) in list.iter().enumerate() {
         load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out)?;
     }
+    // When the end of the log is lost, the manifest's mark still says how far it went: what follows is chained to that, so
+    // that the gap stays visible.
+    let head = &out.manifest.head;
+    if head.durable_group > out.group {
+        (out.group, out.chain) = (head.durable_group, head.durable_chain);
+    }
     if !read_only {
         for sub in ["log", "pack"] {
             let dir = files.dir.join(sub);
@@ -194,7 +201,7 @@ fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, 
     let (file, len) = open_unsealed(files, name, read_only)?;
     // The next segment's header and the manifest know the check of the last group.
     let successor = match next {
-        Some(n) => segment_header(files, n)?.map(|h| h.previous),
+        Some(n) => chained_to(files, n)?,
         None => None,
     };
     let head = &out.manifest.head;
@@ -243,12 +250,17 @@ fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, 
     Ok(())
 }
 
-fn segment_header(files: &Files, number: u64) -> Result<Option<FileHeader>> {
+/// The check of the last group before a segment, from its header or, when that is damaged, from its first group.
+fn chained_to(files: &Files, number: u64) -> Result<Option<[u8; 16]>> {
     let name = FileName::new(FileKind::Segment, number);
     let file = files.get(name)?;
-    let mut block = vec![0; BLOCK];
-    read_full(file.as_ref(), &mut block, 0).map_err(Error::io("reading", files.path(name)))?;
-    Ok(FileHeader::read(&block, files.store, name).ok())
+    let mut blocks = vec![0; 2 * BLOCK];
+    read_full(file.as_ref(), &mut blocks, 0).map_err(Error::io("reading", files.path(name)))?;
+    if let Ok(h) = FileHeader::read(&blocks, files.store, name) {
+        return Ok(Some(h.previous));
+    }
+    let place = Binding::new(files.store, name, BLOCK as u64);
+    Ok(segment::header_at(&blocks[BLOCK..], &place).map(|h| h.previous))
 }
 
 fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> Result<()> {
@@ -307,7 +319,13 @@ fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> R
         }
     }
     let reader = files.get(name)?;
-    let mut walked = pack_walk::walk(&reader, &path, files.store, number, from, len, &mut |e| table.insert(e))?;
+    let head = &out.manifest.head;
+    let vouched_end = match out.manifest.entry(name).filter(|e| e.state == SEALED) {
+        Some(_) => 0, // its footer is damaged: what it vouched for is not known, the frames tell what is missing
+        None if head.pack == number => head.pack_end,
+        None => 0,
+    };
+    let mut walked = pack_walk::walk(&reader, &path, files.store, number, from, len, vouched_end, &mut |e| table.insert(e))?;
     walked.entries += before.0;
     walked.padding += before.1;
     out.findings.extend_from_slice(&walked.damage);
@@ -440,10 +458,6 @@ fn unfinished(segments: Vec<OpenSegment>, packs: Vec<OpenPack>) -> Vec<Job> {
             damaged: p.walked.damage.len() as u64,
             ..Content::default()
         };
-        if p.walked.garbage || !p.walked.damage.is_empty() {
-            // Something lies behind the last entry that verifies: it stays, and the pack is not written to again.
-            continue;
-        }
         jobs.push(Job::SealPack { table: p.table, content });
     }
     jobs

@@ -244,7 +244,7 @@ pub fn header_at(bytes: &[u8], place: &Binding) -> Option<(FrameHeader, usize)> 
     let body = u64::from(h.envelope_len).checked_add(u64::from(h.payload_len))?;
     let len = round_up(body, ALIGN as u64)?.checked_add(FrameHeader::SIZE as u64)?;
     let len = usize::try_from(len).ok()?;
-    (len <= FRAME_LEN_MAX).then_some((h, len))
+    (len <= FRAME_LEN_MAX && h.raw_len as usize <= FRAME_LEN_MAX).then_some((h, len))
 }
 
 /// The frame at the start of `bytes`, verified at `place`.
@@ -259,7 +259,13 @@ pub fn parse<'a>(bytes: &'a [u8], place: &Binding) -> Result<Frame<'a>, FrameFau
     let malformed = FrameFault::Malformed { len };
     let envelope = Envelope::decode(body).ok_or(malformed)?;
     let blobs_end = Envelope::SIZE + usize::from(envelope.blob_count) * BlobRef::SIZE;
-    if usize::from(header.envelope_len) != blobs_end {
+    let plain = header.codec == CODEC_PLAIN;
+    let sound = usize::from(header.envelope_len) == blobs_end
+        && usize::from(envelope.blob_count) <= BLOBS_MAX
+        && header.codec <= CODEC_ZSTD
+        && (!plain || header.raw_len == header.payload_len)
+        && header.key == 0;
+    if !sound {
         return Err(malformed);
     }
     let blobs = body.get(Envelope::SIZE..blobs_end).ok_or(malformed)?;

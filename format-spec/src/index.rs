@@ -151,7 +151,14 @@ impl Trailer {
         let fences = t.rows_offset.checked_add(blocks(t.row_count, ROWS_PER_BLOCK)?)?;
         let filter = fences.checked_add(blocks(t.fence_count, FENCES_PER_BLOCK)?)?;
         let end = filter.checked_add(blocks(t.filter_lines, LINES_PER_BLOCK)?)?;
+        let own = t.kind == place.file.kind.code() && t.number == place.file.number && t.data_end <= t.rows_offset;
+        let checkpoint = matches!(
+            (place.file.kind, crate::FileKind::from_code(t.kind)),
+            (crate::FileKind::SegmentCheckpoint, Some(crate::FileKind::Segment))
+                | (crate::FileKind::PackCheckpoint, Some(crate::FileKind::Pack))
+        ) && t.number == place.file.number;
         let possible = t.magic == MAGIC
+            && (own || checkpoint)
             && t.rows_offset % BLOCK as u64 == 0
             && t.fences_offset == fences
             && t.filter_offset == filter

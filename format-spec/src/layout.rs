@@ -153,7 +153,7 @@ macro_rules! layout {
 #[cfg(test)]
 mod tests {
     layout! {
-        /// A sample.
+        /// A sample of every width.
         pub struct Sample[16] {
             /// Four letters.
             magic: [u8; 4],

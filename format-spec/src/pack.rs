@@ -151,11 +151,14 @@ impl EntryHeader {
         if !fits {
             return None;
         }
-        if h.flags & ENTRY_STREAMED != 0 {
-            return Some(h);
+        if h.flags == ENTRY_STREAMED {
+            let empty = (h.blob_count, h.chunk_count, h.raw_len, h.length, h.trailer_len) == (0, 0, 0, 0, 0);
+            return empty.then_some(h);
         }
         let trailer = (TrailerHeader::SIZE as u64) + u64::from(h.blob_count) * BlobRow::SIZE as u64;
-        let possible = u64::from(h.trailer_len) == trailer
+        let possible = h.flags == 0
+            && u64::from(h.trailer_len) == trailer
+            && h.raw_len <= u64::from(h.chunk_count).saturating_mul(CHUNK_RAW_MAX as u64)
             && h.blob_count as usize <= ENTRY_BLOBS_MAX
             && h.length % ALIGN as u64 == 0
             && h.length >= trailer + Self::SIZE as u64;
@@ -181,6 +184,7 @@ impl ChunkHeader {
         let h = Self::decode(head)?;
         let fits = h.magic == CHUNK_MAGIC
             && checksum::header_crc(place, head.get(..CHUNK_CRC)?) == h.crc
+            && h.codec <= crate::frame::CODEC_ZSTD
             && h.raw_len as usize <= CHUNK_RAW_MAX
             && h.stored_len as usize <= CHUNK_RAW_MAX + BLOCK;
         fits.then_some(h)

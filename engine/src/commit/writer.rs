@@ -312,7 +312,7 @@ impl Shared {
             FileHeader { capacity: self.pack_size, ..FileHeader::new(self.files.store, name, self.clock.now()) };
         let mut block = Buffer::new(BLOCK);
         block.copy_from_slice(&header.block());
-        write_full(file.as_ref(), &block, 0, false).map_err(Error::io("writing", &path))?;
+        write_full(file.as_ref(), &block, 0, true).map_err(Error::io("writing", &path))?;
         let dir = self.files.dir.join("pack");
         disk.sync_dir(&dir).map_err(Error::io("syncing", dir))?;
         d.allocated.insert(table.number, BLOCK as u64);

@@ -1,11 +1,12 @@
 //! Reads a pack that has no footer: its entries, and the end.
 //!
-//! Entries follow each other; a flush pads to 4096. Behind the last entry that verifies there may be the torn end of
-//! flushes that nobody was promised; nothing is cut away, the pack is sealed there and a new one begun.
+//! Entries follow each other; a flush pads to 4096. What does not verify is damage where something vouches for it (a footer,
+//! the manifest's mark); else it is the torn end of flushes, several of which may have been on their way at once, and the
+//! frames say whether anything is missing. Nothing is cut away: the pack is sealed behind it and a new one begun.
 
 use crate::disk::{File, read_full};
 use crate::error::{Error, Result};
-use mailstrata_format::file::{FLAG_OVERSIZE, FileHeader};
+use mailstrata_format::file::FileHeader;
 use mailstrata_format::pack::{self, BlobRow, ChunkHeader, ENTRY_STREAMED, EntryHeader, Extent, TrailerHeader};
 use mailstrata_format::{ALIGN, BLOCK, Binding, Damage, DamageKind, Digest, FileKind, FileName, StoreId};
 use std::path::Path;
@@ -19,23 +20,27 @@ pub struct PackWalked {
     pub end: u64,
     pub entries: u64,
     pub padding: u64,
-    /// Something that is not zero lies behind the end.
+    /// Something that is no entry lies between or behind the entries; `end` is behind it.
     pub garbage: bool,
     pub damage: Vec<Damage>,
 }
 
 impl PackWalked {
-    /// Whether the pack holds one streamed entry.
-    #[must_use]
-    pub fn oversize(&self) -> bool {
-        self.header.is_some_and(|h| h.flags & FLAG_OVERSIZE != 0)
+    /// Nothing that verifies follows: `used` is the end of what is not zero.
+    fn rest(&mut self, name: FileName, at: u64, used: u64, vouched_end: u64, kind: DamageKind) {
+        if at < vouched_end {
+            self.damage.push(Damage::new(name, at, kind));
+        }
+        self.garbage |= used > at || at < vouched_end;
+        self.end = self.end.max(used).max(if at < vouched_end { vouched_end } else { 0 });
     }
 }
 
 /// How far behind a bad place another entry is looked for in one read.
 const STEP: usize = 1 << 20;
 
-/// Walks pack `number` from `from` (at least 4096) to `limit`; extents go to `visit`.
+/// Walks pack `number` from `from` (at least 4096) to `limit`; extents go to `visit`. Everything before `vouched_end` was
+/// acknowledged.
 pub fn walk(
     file: &Arc<dyn File>,
     path: &Path,
@@ -43,6 +48,7 @@ pub fn walk(
     number: u64,
     from: u64,
     limit: u64,
+    vouched_end: u64,
     visit: &mut dyn FnMut(Extent),
 ) -> Result<PackWalked> {
     let name = FileName::new(FileKind::Pack, number);
@@ -79,13 +85,16 @@ pub fn walk(
             // Something else: look for a later entry.
             match next_entry(&read, at, limit, &place)? {
                 (Some(next), _) => {
-                    out.damage.push(Damage::new(name, at, DamageKind::EntryHeader));
+                    if at < vouched_end {
+                        out.damage.push(Damage::new(name, at, DamageKind::EntryHeader));
+                    }
+                    out.garbage = true;
                     at = next;
                     head = read(at, EntryHeader::SIZE)?;
                     continue;
                 }
-                (None, garbage) => {
-                    out.garbage = garbage;
+                (None, used) => {
+                    out.rest(name, at, used, vouched_end, DamageKind::EntryHeader);
                     break;
                 }
             }
@@ -111,12 +120,15 @@ pub fn walk(
                 head = tail.get(h.trailer_len as usize..).unwrap_or_default().to_vec();
             }
             _ => {
-                let (next, garbage) = next_entry(&read, at, limit, &place)?;
+                let (next, used) = next_entry(&read, at, limit, &place)?;
                 let Some(next) = next else {
-                    out.garbage = garbage;
+                    out.rest(name, at, used, vouched_end, DamageKind::EntryTrailer);
                     break;
                 };
-                out.damage.push(Damage::new(name, at, DamageKind::EntryTrailer));
+                if at < vouched_end {
+                    out.damage.push(Damage::new(name, at, DamageKind::EntryTrailer));
+                }
+                out.garbage = true;
                 at = next;
                 head = read(at, EntryHeader::SIZE)?;
             }
@@ -164,21 +176,23 @@ fn streamed(
     Ok(())
 }
 
-/// The next entry header behind `at`, and whether anything there is not zero.
+/// The next entry header behind `at`, else the end of what is not zero.
 fn next_entry(
     read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
     at: u64,
     limit: u64,
     place: &Binding,
-) -> Result<(Option<u64>, bool)> {
-    let mut garbage = false;
+) -> Result<(Option<u64>, u64)> {
+    let mut used = at;
     let mut base = at;
     while base < limit {
         let bytes = read(base, STEP + EntryHeader::SIZE)?;
         if bytes.is_empty() {
             break;
         }
-        garbage |= bytes.iter().any(|b| *b != 0);
+        if let Some(last) = bytes.iter().rposition(|b| *b != 0) {
+            used = base + last as u64 + 1;
+        }
         let mut pos = 0;
         while pos < STEP && pos < bytes.len() {
             let here = base + pos as u64;
@@ -186,11 +200,11 @@ fn next_entry(
                 && bytes[pos..].starts_with(&pack::ENTRY_MAGIC)
                 && EntryHeader::read(&bytes[pos..], &place.at(here)).is_some()
             {
-                return Ok((Some(here), true));
+                return Ok((Some(here), used));
             }
             pos += ALIGN;
         }
         base += STEP as u64;
     }
-    Ok((None, garbage))
+    Ok((None, used))
 }
