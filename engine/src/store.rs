@@ -373,6 +373,7 @@ impl Store {
                 None => {
                     entry.push(&chunk);
                     if length >= STREAM_FROM || entry.stored() + 8192 > self.info.pack_size {
+                        self.shared.check_space()?;
                         let mut s = self.shared.lock();
                         let number = s.next_pack;
                         s.next_pack += 1;

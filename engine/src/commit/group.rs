@@ -266,6 +266,7 @@ impl Shared {
     /// Appends an entry to the active pack; its blobs are known from then on, and durable before any frame that is
     /// appended later. Blocks while too much waits for the writer.
     pub fn append_entry(&self, entry: &Entry) -> Result<()> {
+        self.check_space()?;
         let mut s = self.lock();
         loop {
             s.failure()?;

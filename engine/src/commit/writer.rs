@@ -138,6 +138,7 @@ impl Shared {
                 s.writing = true;
                 let work = s.take(self);
                 drop(s);
+                let _guard = PanicGuard(self);
                 let outcome = self.perform(work, None);
                 let mut s = self.lock();
                 self.finish(&mut s, outcome);
@@ -194,8 +195,22 @@ impl Shared {
         self.room.notify_all();
     }
 
+    /// Refuses new content when too little space is left for deletions and a clean end (S-41).
+    pub fn check_space(&self) -> Result<()> {
+        if !self.nearly_full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.look_at_space();
+        if !self.nearly_full.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let free = self.files.disk.free_space(&self.files.dir).unwrap_or(0);
+        Err(Error::NearlyFull { path: self.files.dir.clone(), free, reserve: self.reserve })
+    }
+
     /// The writer thread.
     pub fn run_writer(&self) {
+        let _guard = PanicGuard(self);
         // Without a queue the plain calls serve.
         let mut queue = self.files.disk.queue().ok();
         let mut s = self.lock();
@@ -449,6 +464,19 @@ impl Shared {
         if let Some(jobs) = locked(&self.jobs).as_ref() {
             // The thread is gone only when the store is being dropped.
             let _ = jobs.send(job);
+        }
+    }
+}
+
+/// Wakes everybody with an error when the one who writes panics: nobody else would.
+struct PanicGuard<'a>(&'a Shared);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = Error::io("writing to", &self.0.files.dir)(std::io::Error::other("the writer panicked"));
+            let mut s = self.0.lock();
+            self.0.finish(&mut s, Err(error));
         }
     }
 }

@@ -180,12 +180,8 @@ impl Shared {
             None => self.account_of(ingest, &event.account)?,
         };
         let deleting = matches!(event.change, Change::Delete);
-        if !deleting && self.nearly_full.load(std::sync::atomic::Ordering::Relaxed) {
-            self.look_at_space();
-            if self.nearly_full.load(std::sync::atomic::Ordering::Relaxed) {
-                let free = self.files.disk.free_space(&self.files.dir).unwrap_or(0);
-                return Err(Error::NearlyFull { path: self.files.dir.clone(), free, reserve: self.reserve });
-            }
+        if !deleting {
+            self.check_space()?;
         }
         let item = ItemKey::of(event.kind.code(), &event.item);
         let key = key_of(account, item);

@@ -12,6 +12,7 @@ use crate::index::{Key, key_of, row_key};
 use crate::ingest::event::Transaction;
 use mailstrata_format::frame::{FLAG_DELETED, Frame};
 use mailstrata_format::index::Row;
+use mailstrata_format::pack::Extent;
 use mailstrata_format::record::v1::ArchivedTransactionV1;
 use mailstrata_format::{AccountId, Damage, DamageKind, Digest, FileKind, FileName, ItemKey, ItemKind, Lsn};
 use std::sync::Arc;
@@ -126,6 +127,14 @@ impl View {
         Ok(Items { with_cursors: true, ..self.items(account, None)? })
     }
 
+    /// Every row of an account but the scanners' marks, in the order of (item key, LSN).
+    pub fn account_rows(&self, account: AccountId) -> Result<impl Iterator<Item = Result<Hit>> + '_> {
+        let mut merge = Merge::new(self, &key_of(account, ItemKey([0; 16])))?;
+        let rows = std::iter::from_fn(move || merge.next_hit().transpose());
+        let ours = rows.take_while(move |hit| hit.as_ref().map_or(true, |h| h.account() == account));
+        Ok(ours.filter(|hit| hit.as_ref().map_or(true, |h| h.row.item_kind != ItemKind::Cursor.code())))
+    }
+
     /// All accounts that have a transaction in this view, with one row of each (any item), in the order of their ids.
     pub fn accounts(&self) -> Result<Vec<Hit>> {
         let mut found = Vec::new();
@@ -170,6 +179,11 @@ impl View {
     /// Whether a blob is stored, and its length.
     pub fn blob_len(&self, digest: &Digest) -> Result<Option<u64>> {
         Ok(known::find(&self.catalog, &self.files, digest)?.map(|e| e.length))
+    }
+
+    /// Where the copy of a blob lies that [`View::read_blob`] reads first: who reads many reads them in this order.
+    pub fn extent(&self, digest: &Digest) -> Result<Option<Extent>> {
+        known::find(&self.catalog, &self.files, digest)
     }
 
     /// Streams a blob, verified. When its first copy is damaged at its beginning another is tried; bytes that have gone out

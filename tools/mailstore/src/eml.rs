@@ -1,13 +1,15 @@
 //! A directory of `.eml` files.
 //!
-//! In come items, out go one directory a folder (nested as the folders are) with one file an item, `KEY.eml`: the item's key in
-//! hexadecimal, content byte for byte, the date as mtime. Rules:
+//! In come items, out go one directory a folder (nested as the folders are) with one file an item, `KEY.eml`: the
+//! item's key in hexadecimal, content byte for byte, the date as mtime. Rules:
 //!
-//! - `KEY.eml` with the same digest is there already; its bytes are read to know. With other bytes (another version of the
-//!   item, or a file cut off) it stays, and the item becomes `KEY-DIGEST.eml`.
-//! - What a file cannot hold (flags, keywords, the folder's real name) stands in `index.ndjson` at the root, a JSON object a
-//!   file. Bytes in it are spelled as in event lines. It is written after the files it names, so it may lack some after a crash.
-//! - A level of a folder is its directory's name, with `%XX` for a leading dot, `%`, control characters and what the index is called.
+//! - `KEY.eml` with the same digest is there already; its bytes are read to know. With other bytes (another version of
+//!   the item, or a file cut off) it stays, and the item becomes `KEY-DIGEST.eml`.
+//! - What a file cannot hold (flags, keywords, the folder's real name) stands in `index.ndjson` at the root, a JSON
+//!   object a file. Bytes in it are spelled as in event lines. It is written after the files it names, so it may lack
+//!   some after a crash.
+//! - A level of a folder is its directory's name, with `%XX` for a leading dot, `%`, control characters and what the
+//!   index is called.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -4,14 +4,14 @@
 //! [`write::LineWriter`]. Rules:
 //!
 //! - **Absent, null and value are three things** ([`Field`]): a patch leaves what is absent, clears what is null.
-//! - **Bytes are text with escapes.** Names of mail servers need not be UTF-8: a byte that is not goes out as `%XX`, and `%` as
-//!   `%25`, in `account`, `item`, `folder`, `name`, `sender`, `tags`, `flags`, `source`, `role`, `path`, and in the keys and
-//!   text values of `attributes`. On the way in `%` and two hex digits are that byte, and **any other `%` is itself**, because
-//!   people write `100% sure`. So everything that went out comes back as it was.
+//! - **Bytes are text with escapes.** Names of mail servers need not be UTF-8: a byte that is not goes out as `%XX`,
+//!   and `%` as `%25`, in `account`, `item`, `folder`, `name`, `sender`, `tags`, `flags`, `source`, `role`, `path`, and
+//!   in the keys and text values of `attributes`. On the way in `%` and two hex digits are that byte, and **any other
+//!   `%` is itself**, because people write `100% sure`. So everything that went out comes back as it was.
 //! - Attribute values that are not text (numbers, objects …) are kept as they were spelled, less the white space between
 //!   tokens: `1.0` stays `1.0`. In them nothing is escaped. A null attribute is one that is not there.
-//! - **What is not known is refused**, with a stable [`Code`] and the place: a field that nobody reads is a field that was
-//!   misspelled. So are keys given twice. `lsn` and `recorded` are taken and mean nothing to `append`.
+//! - **What is not known is refused**, with a stable [`Code`] and the place: a field that nobody reads is a field that
+//!   was misspelled. So are keys given twice. `lsn` and `recorded` are taken and mean nothing to `append`.
 //! - A base64 blob stays text until it is read ([`Base64Text::reader`]); that it is base64 is checked with the line.
 
 use std::borrow::Cow;

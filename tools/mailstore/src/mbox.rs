@@ -3,16 +3,16 @@
 //! In come items, out goes the "mboxrd" form: a line `From SENDER DATE`, the content, an empty line. Rules:
 //!
 //! - `mbox:FILE` takes everything. `mbox:DIR/` (or a directory that exists) has a file a folder, `Archive/2023.mbox`.
-//! - Content goes in byte for byte: a line `From ` after any number of `>` gets one more, which [`Unquote`] takes away. Nothing
-//!   else changes, no header is added. What an mbox cannot hold: flags and keywords (a notice says so once a file), and whether
-//!   content that did not end with a newline did; it gets one.
+//! - Content goes in byte for byte: a line `From ` after any number of `>` gets one more, which [`Unquote`] takes away.
+//!   Nothing else changes, no header is added. What an mbox cannot hold: flags and keywords (a notice says so once a
+//!   file), and whether content that did not end with a newline did; it gets one.
 //! - The file is locked (`flock` and `fcntl`) from the first write until it is closed, and only appended to.
-//! - Messages in it are recognised by the digest of what they are without quotes (with and without the last newline). Each
-//!   answers for one item: two items with the same bytes are two messages.
-//! - A message is read to its end before any of it is written (in memory up to 1 MiB, then in a temporary file without a name), so a
-//!   stream that fails leaves nothing.
-//! - A file whose end is not an empty line ends in a message that a crash cut off. It stays, an empty line is put after it so
-//!   that the next message is one of its own, and a notice is given.
+//! - Messages in it are recognised by the digest of what they are without quotes (with and without the last newline).
+//!   Each answers for one item: two items with the same bytes are two messages.
+//! - A message is read to its end before any of it is written (in memory up to 1 MiB, then in a temporary file without
+//!   a name), so a stream that fails leaves nothing.
+//! - A file whose end is not an empty line ends in a message that a crash cut off. It stays, an empty line is put after
+//!   it so that the next message is one of its own, and a notice is given.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -70,7 +70,8 @@ struct Mbox {
 }
 
 impl MboxTarget {
-    /// Opens `path`, or what will be it: a directory of mbox files when it ends with a slash or is a directory. Writes nothing.
+    /// Opens `path`, or what will be it: a directory of mbox files when it ends with a slash or is a directory. Writes
+    /// nothing.
     pub fn open(path: &Path) -> Result<Self, TargetError> {
         let (dir, single) = if path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir() {
             (path, None)

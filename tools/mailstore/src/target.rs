@@ -5,10 +5,10 @@
 //! - **Nothing that exists is overwritten**, and an item that is there already is skipped: a restore may be run again.
 //! - **A name is final only when its bytes are.** Content is written under a temporary name, made durable, and only then
 //!   renamed; a stream that fails at its end (a digest that does not match) leaves nothing under a final name.
-//! - **[`Outcome::Restored`] holds from [`Target::finish`] on**, not before: that is what makes everything durable. Items that
-//!   failed on the way there are listed in [`Finished::late`].
-//! - **Nothing is written outside the target**: folder names that would lead out of it are refused ([`folder_levels`]), and
-//!   below the target's directory no symlink is followed.
+//! - **[`Outcome::Restored`] holds from [`Target::finish`] on**, not before: that is what makes everything durable.
+//!   Items that failed on the way there are listed in [`Finished::late`].
+//! - **Nothing is written outside the target**: folder names that would lead out of it are refused ([`folder_levels`]),
+//!   and below the target's directory no symlink is followed.
 //! - [`Target::would_put`] writes nothing, not even a directory.
 
 use std::ffi::OsStr;
@@ -48,7 +48,8 @@ pub struct RestoreItem<'a> {
 /// What became of an item or a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is there, once [`Target::finish`] has returned. `place` is below the target; flags may still follow a file's name.
+    /// It is there, once [`Target::finish`] has returned. `place` is below the target; flags may still follow a file's
+    /// name.
     Restored { place: PathBuf },
     /// Nothing was written.
     Skipped { reason: SkipReason, place: PathBuf },
@@ -195,9 +196,9 @@ pub fn folder_levels(folder: &[u8]) -> Result<Vec<&[u8]>, TargetError> {
         .collect()
 }
 
-/// The name of a directory or file for a folder's level, where levels are directories: the level itself, with `%XX` for `%`,
-/// control characters, a leading dot, and the dot of `suffix` at the end (which marks files). Too long a name is cut and ends in a digest of
-/// the whole.
+/// The name of a directory or file for a folder's level, where levels are directories: the level itself, with `%XX` for
+/// `%`, control characters, a leading dot, and the dot of `suffix` at the end (which marks files). Too long a name is
+/// cut and ends in a digest of the whole.
 pub(crate) fn level_name(level: &[u8], suffix: &str) -> Vec<u8> {
     const BYTES_MAX: usize = 200;
     let suffix_dot = level.len().checked_sub(suffix.len()).filter(|_| level.ends_with(suffix.as_bytes()));
@@ -234,8 +235,8 @@ pub(crate) struct Root {
     pub(crate) access: Access,
 }
 
-/// Whose what is made becomes, and who may read it: as the target's directory, or the nearest one that exists. Root restoring
-/// into a user's Maildir must not leave files that the user's server cannot open.
+/// Whose what is made becomes, and who may read it: as the target's directory, or the nearest one that exists. Root
+/// restoring into a user's Maildir must not leave files that the user's server cannot open.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Access {
     owner: Option<(Uid, Gid)>,
@@ -411,7 +412,8 @@ pub(crate) fn write_new(
     written
 }
 
-/// Streams an item's content to `sink`, and holds it to what the item promises. Hashes only when there is no digest to take.
+/// Streams an item's content to `sink`, and holds it to what the item promises. Hashes only when there is no digest to
+/// take.
 pub(crate) fn copy(
     item: &RestoreItem<'_>,
     content: &mut dyn Read,

@@ -2,8 +2,8 @@
 //!
 //! In comes text, out goes µs since 1970 UTC, and back. Two doors:
 //!
-//! - [`parse_rfc3339`] and [`write_rfc3339`] for event lines: a zone is required, one spelling goes out. Hand-written, because
-//!   they run several times for each line.
+//! - [`parse_rfc3339`] and [`write_rfc3339`] for event lines: a zone is required, one spelling goes out. Hand-written,
+//!   because they run several times for each line.
 //! - [`parse_moment`] for `--at`, which people type. Without a zone a time is local; an hour that a change of clocks made
 //!   ambiguous or skipped is refused, and the error names both instants. A date alone is the first instant of that day. A
 //!   relative time counts elapsed seconds: `-1d` is 24 hours. What is typed is exact: `10:15` is 10:15:00.000000, and a
@@ -42,9 +42,7 @@ pub enum TimeError {
     Range { text: String },
     #[error("{text:?} happened twice in {zone}, at {first} and at {second}: give one of these instead")]
     Twice { text: String, zone: String, first: String, second: String },
-    #[error(
-        "{text:?} never happened in {zone}, where clocks went forward: {first} and {second} are the nearest readings, give one of these instead"
-    )]
+    #[error("{text:?} never was in {zone}, where clocks went forward: give {first} or {second} instead")]
     Never { text: String, zone: String, first: String, second: String },
 }
 
@@ -74,7 +72,8 @@ pub enum Fraction {
     Needed,
 }
 
-/// Appends the RFC 3339 spelling in UTC. What lies outside the years 1 to 9999 goes out as the first or last instant in them.
+/// Appends the RFC 3339 spelling in UTC. What lies outside the years 1 to 9999 goes out as the first or last instant in
+/// them.
 pub fn write_rfc3339(micros: i64, fraction: Fraction, out: &mut Vec<u8>) {
     let micros = micros.clamp(MICROS_MIN, MICROS_MAX);
     let (seconds, sub) = (micros.div_euclid(SECOND), micros.rem_euclid(SECOND));
@@ -110,8 +109,8 @@ pub fn format_rfc3339(micros: i64) -> String {
 
 /// What `--at` means, in `zone` and at `now` (µs UTC).
 ///
-/// RFC 3339, `2026-11-22 10:15[:SS[.frac]]`, `2026-11-22`, `dd/MM/yyyy[ HH:mm[:ss]]`, `-2h` (also `w d m s`, and in a row:
-/// `-1d12h`), `@epoch[.frac]`, `first`, `last`, `lsn:N`.
+/// RFC 3339, `2026-11-22 10:15[:SS[.frac]]`, `2026-11-22`, `dd/MM/yyyy[ HH:mm[:ss]]`, `-2h` (also `w d m s`, and in a
+/// row: `-1d12h`), `@epoch[.frac]`, `first`, `last`, `lsn:N`.
 pub fn parse_moment(text: &str, now: i64, zone: &TimeZone) -> Result<Moment, TimeError> {
     let syntax = |why| TimeError::Syntax { text: shown(text), why };
     let range = || TimeError::Range { text: shown(text) };
@@ -392,7 +391,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Days since 1970-01-01 in the proleptic Gregorian calendar (after H. Hinnant, "chrono-compatible low-level date algorithms").
+/// Days since 1970-01-01 in the proleptic Gregorian calendar (after H. Hinnant, "chrono-compatible low-level date
+/// algorithms").
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);

@@ -1,7 +1,7 @@
 //! From a line to an event.
 //!
-//! In comes one line without its end, out comes an [`EventLine`] that borrows only base64 text from it, or a [`LineError`]
-//! that names field and column. Never panics; what it takes of memory is bounded by the line.
+//! In comes one line without its end, out comes an [`EventLine`] that borrows only base64 text from it, or a
+//! [`LineError`] that names field and column. Never panics; what it takes of memory is bounded by the line.
 
 use std::borrow::Cow;
 use std::collections::HashSet;

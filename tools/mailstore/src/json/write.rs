@@ -1,11 +1,12 @@
 //! From an event to a line.
 //!
-//! In comes an [`EventLine`], out goes one line, keys in the order of the design's example, times in UTC: `at`, `not_before`
-//! and `recorded` with six digits of a second, `date` with as many as it needs.
+//! In comes an [`EventLine`], out goes one line, keys in the order of the design's example, times in UTC: `at`,
+//! `not_before` and `recorded` with six digits of a second, `date` with as many as it needs.
 //!
-//! Blobs may be put into the line as base64 while they are read. A line up to [`STAGED_BYTES_MAX`] goes out only once it is whole, so a
-//! blob that cannot be read leaves nothing behind. A blob that makes the line longer is first read to its end for that reason,
-//! and then again: memory stays bounded. Should it fail the second time, the line is broken off and ended.
+//! Blobs may be put into the line as base64 while they are read. A line up to [`STAGED_BYTES_MAX`] goes out only once
+//! it is whole, so a blob that cannot be read leaves nothing behind. A blob that makes the line longer is first read to
+//! its end for that reason, and then again: memory stays bounded. Should it fail the second time, the line is broken
+//! off and ended.
 
 use std::io::{self, Read, Write};
 

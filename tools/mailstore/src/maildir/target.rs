@@ -2,12 +2,13 @@
 //!
 //! In come items, out go files in `cur/`: INBOX at the root, Maildir++ folders beside (`.Archive.2023`). Rules:
 //!
-//! - A restored file's base name is `SECONDS.MmsKEY.DIGEST.mailstrata,S=SIZE`: 32 hexadecimal digits of the item's key and 16
-//!   of its content's digest. An item whose key and digest stand in any base name, in any folder, is there already.
-//! - So is an item whose own base name is still there with its size: it never went away, or only moved. A copy has the base name of its original; each
-//!   file therefore answers for one item only, the folder's own file first.
-//! - Files are written to `tmp/` and get their final names a batch at a time, once the batch is durable: a name that is seen is
-//!   whole, after a crash too, and that is what the rules above rest on.
+//! - A restored file's base name is `SECONDS.MmsKEY.DIGEST.mailstrata,S=SIZE`: 32 hexadecimal digits of the item's key
+//!   and 16 of its content's digest. An item whose key and digest stand in any base name, in any folder, is there
+//!   already.
+//! - So is an item whose own base name is still there with its size: it never went away, or only moved. A copy has the
+//!   base name of its original; each file therefore answers for one item only, the folder's own file first.
+//! - Files are written to `tmp/` and get their final names a batch at a time, once the batch is durable: a name that is
+//!   seen is whole, after a crash too, and that is what the rules above rest on.
 //! - Keywords get letters in `dovecot-keywords`, merged under Dovecot's own lock. Those beyond 26 give a notice.
 //! - The date is the file's mtime. `\Recent` is not kept. A restored message lies in `cur/`, also when it is unseen.
 //! - A folder name that Maildir++ cannot hold (a dot, too long) is restored under the nearest name, with a notice.
@@ -517,8 +518,8 @@ fn add_lines(text: &[u8], dirs: &[Vec<u8>]) -> Option<Vec<u8>> {
     added.then_some(out)
 }
 
-/// Replaces a small file of the server's in the server's own way: the new text goes into `NAME.lock`, which nobody else may then
-/// create, and that becomes `NAME`. `change` gives the new text, or `None` to leave the file.
+/// Replaces a small file of the server's in the server's own way: the new text goes into `NAME.lock`, which nobody else
+/// may then create, and that becomes `NAME`. `change` gives the new text, or `None` to leave the file.
 fn replace_locked(
     dir: BorrowedFd<'_>,
     name: &str,

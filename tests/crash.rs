@@ -1,0 +1,189 @@
+//! Power cuts everywhere: a workload runs once on a disk that remembers its state after every change; then the power goes
+//! after each of them, in many ways, and what is left must open, hold everything acknowledged, and go on.
+
+use mailstrata_engine::disk::Clock;
+use mailstrata_engine::{Error, Store};
+use mailstrata_format::Lsn;
+use mailstrata_tests::drive::{Fate, Place, Strictness, compare, file_list, put_blobs, send_again, settle, small, step};
+use mailstrata_tests::model::{Model, Outcome};
+use mailstrata_tests::rng::{Rng, Tally, seeds};
+use mailstrata_tests::sim::{Effect, Fault, SimDisk, Survival, Which};
+use mailstrata_tests::workload::{Bounds, Step, Workload};
+use std::time::Instant;
+
+/// What had been promised when a snapshot was the newest.
+struct Promise {
+    snapshot: usize,
+    lsn: Lsn,
+}
+
+/// A run that is over: the disk with its snapshots, what was promised when, and everything that was submitted.
+struct Recorded {
+    place: Place,
+    /// From this snapshot on there is a store.
+    created: usize,
+    promises: Vec<Promise>,
+    submitted: Model,
+    /// A workload that can go on.
+    seed: u64,
+}
+
+/// Runs a workload on a disk that keeps snapshots.
+fn record(seed: u64, steps: usize, bounds: Bounds) -> Result<Recorded, String> {
+    let mut rng = Rng::new(seed ^ 0x6372_6173);
+    let place = Place::new(SimDisk::new(seed));
+    place.disk.keep_snapshots();
+    place.create(&small(64 << 10, *rng.pick(&[64 << 10, 1 << 20]))).map_err(|e| format!("create: {e}"))?;
+    let created = place.disk.newest_snapshot();
+    let mut model = Model::default();
+    let mut work = Workload::new(seed, bounds, place.clock.now());
+    let mut promises = Vec::new();
+    let mut store = place.open().map_err(|e| format!("open: {e}"))?;
+    let mut promise = |lsn: Lsn, place: &Place| {
+        promises.push(Promise { snapshot: place.disk.newest_snapshot(), lsn });
+    };
+    for _ in 0..steps {
+        match rng.below(100) {
+            0..3 => {
+                if rng.percent(70) {
+                    store.close().map_err(|e| format!("close: {e}"))?;
+                } else {
+                    drop(store);
+                }
+                store = place.open().map_err(|e| format!("reopen: {e}"))?;
+            }
+            3..15 => {
+                let mut last = None;
+                for _ in 0..1 + rng.below(12) {
+                    let Step::Record { event, blobs } = work.next_step() else { continue };
+                    put_blobs(&store, &mut model, &blobs)?.map_err(|e| e.to_string())?;
+                    let ticket = store.submit(&event);
+                    let said = match &ticket {
+                        Ok(t) => Ok((t.lsn(), model.lsn() >= t.lsn())),
+                        Err(e) => Err(e.clone()),
+                    };
+                    settle(&mut model, &event, place.clock.now(), said)?;
+                    if let Ok(t) = ticket {
+                        last = Some(t);
+                    }
+                }
+                if let Some(t) = last {
+                    let lsn = t.wait().map_err(|e| format!("ticket: {e}"))?.lsn;
+                    promise(lsn, &place);
+                }
+            }
+            _ => match step(&store, &mut model, &place, &work.next_step())? {
+                Fate::Done(Outcome::Recorded(lsn)) => promise(lsn, &place),
+                Fate::Done(_) => {}
+                other => return Err(format!("{other:?}")),
+            },
+        }
+    }
+    store.close().map_err(|e| format!("close: {e}"))?;
+    Ok(Recorded { place, created, promises, submitted: model, seed })
+}
+
+/// Opens what a power cut left, and holds it against what was promised. Returns the model of what is there.
+fn verify(run: &Recorded, place: &Place, promised: Lsn, seed: u64) -> Result<(Store, Model), String> {
+    let store = place.open().map_err(|e| format!("open: {e}"))?;
+    let view = store.view();
+    if view.lsn() < promised {
+        return Err(format!("LSN {promised} was acknowledged, the store ends with {}", view.lsn()));
+    }
+    if view.lsn() > run.submitted.lsn() {
+        return Err(format!("LSN {} was never submitted", view.lsn()));
+    }
+    let model = run.submitted.until(view.lsn());
+    compare(&view, &model, Strictness::Exact, seed)?;
+    if let Some(damage) = store.findings().first() {
+        return Err(format!("takes what was never acknowledged for damage: {damage}"));
+    }
+    Ok((store, model))
+}
+
+/// One power cut at one snapshot. `false`: there was no store yet.
+fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool, String> {
+    let Some(disk) = run.place.disk.power_cut_at(snapshot, seed, how) else { return Err("no snapshot".into()) };
+    let place = run.place.on(disk);
+    place.clock.set(run.place.clock.now());
+    let mut rng = Rng::new(seed);
+    let promised = run.promises.iter().filter(|p| p.snapshot <= snapshot).map(|p| p.lsn).max().unwrap_or_default();
+    let in_context = |what: &str, place: &Place, e: String| {
+        format!("{what}: {e}\n  snapshot {snapshot}, {how:?}, seed {seed}\n{}", file_list(&place.disk))
+    };
+    if snapshot < run.created {
+        // Either there is a whole store already, or creation can be run again.
+        return match place.open() {
+            Ok(_) => Ok(true),
+            Err(Error::NoStore { .. }) => {
+                place.create(&small(64 << 10, 64 << 10)).map_err(|e| in_context("create again", &place, e.to_string()))?;
+                place.open().map_err(|e| in_context("open after create", &place, e.to_string()))?;
+                Ok(false)
+            }
+            Err(e) => Err(in_context("open during create", &place, e.to_string())),
+        };
+    }
+    let mut place = place;
+    if rng.percent(30) {
+        // A second power cut, during recovery.
+        let recovery = place.on(place.disk.copy(seed));
+        drop(recovery.open().map_err(|e| in_context("open", &recovery, e.to_string()))?);
+        let changes = recovery.disk.count(Which::Changes);
+        if changes > 0 {
+            place.disk.plan(Fault::once(Which::Changes, 1 + rng.below(changes), Effect::PowerCut));
+            drop(place.open());
+            place = place.on(place.disk.power_cut(rng.next(), Survival::Random));
+        }
+    }
+    let (store, model) = verify(run, &place, promised, seed).map_err(|e| in_context("first", &place, e))?;
+    if rng.percent(50) {
+        drop(store);
+    } else {
+        store.close().map_err(|e| in_context("close", &place, e.to_string()))?;
+    }
+    let there = model.lsn();
+    let (store, mut model) = verify(run, &place, there, seed).map_err(|e| in_context("second", &place, e))?;
+    if model.lsn() != there {
+        return Err(in_context("second", &place, format!("ends with {}, first with {there}", model.lsn())));
+    }
+    // What was on its way comes again, as a client would send it: the same blobs above all.
+    let blobs: Vec<_> = run.submitted.blobs().values().cloned().collect();
+    send_again(&store, &mut model, &place, &blobs).map_err(|e| in_context("again", &place, e))?;
+    let mut work = Workload::new(run.seed ^ 1, Bounds { blob_max: 3000, attribute_max: 100, ..Bounds::default() }, place.clock.now());
+    for _ in 0..3 {
+        match step(&store, &mut model, &place, &work.next_step()).map_err(|e| in_context("go on", &place, e))? {
+            Fate::Done(_) => {}
+            other => return Err(in_context("go on", &place, format!("{other:?}"))),
+        }
+    }
+    drop(store);
+    // What was recorded after the crash survives the next one.
+    let place = place.on(place.disk.power_cut(rng.next(), Survival::Nothing));
+    let reader = place.open_read().map_err(|e| in_context("third", &place, e.to_string()))?;
+    compare(&reader.view(), &model, Strictness::Exact, seed).map_err(|e| in_context("third", &place, e))?;
+    Ok(true)
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_was_acknowledged() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let seeds = seeds(1, 2);
+    for seed in &seeds {
+        let bounds = Bounds { accounts: 2, items: 6, blob_max: 90_000, attribute_max: 3000, incarnations: true };
+        let run = record(*seed, 60, bounds).unwrap_or_else(|e| panic!("MAILSTRATA_SEED={seed}: {e}"));
+        let snapshots = run.place.disk.newest_snapshot() + 1;
+        let mut rng = Rng::new(*seed);
+        for snapshot in 0..snapshots {
+            for how in [Survival::Nothing, Survival::Everything, Survival::Random, Survival::Random] {
+                // The extremes are the same at most places: a part is enough.
+                if how != Survival::Random && !rng.percent(25) {
+                    continue;
+                }
+                let cut_seed = rng.next();
+                tally.case(*seed, cut(&run, snapshot, cut_seed, how).map(drop));
+            }
+        }
+    }
+    tally.finish("power cuts", format_args!("{} runs, {:?}", seeds.len(), start.elapsed()));
+}

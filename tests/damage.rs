@@ -1,0 +1,252 @@
+//! Rot: bits flipped one by one all over a closed store, then larger damage. No read ever returns a wrong byte; what was not
+//! touched stays readable; what can be derived again is.
+
+use mailstrata_engine::disk::Clock;
+use mailstrata_tests::drive::{Losses, Place, Strictness, compare, small, step};
+use mailstrata_tests::model::Model;
+use mailstrata_tests::rng::{Rng, Tally, cases, seeds};
+use mailstrata_tests::sim::SimDisk;
+use mailstrata_tests::workload::{Bounds, Workload};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// A store that is written and closed.
+struct Built {
+    place: Place,
+    model: Model,
+    work: Workload,
+}
+
+impl Built {
+    fn new(seed: u64, bounds: Bounds) -> Result<Self, String> {
+        let place = Place::new(SimDisk::new(seed));
+        place.create(&small(64 << 10, 64 << 10)).map_err(|e| e.to_string())?;
+        let work = Workload::new(seed, bounds, place.clock.now());
+        Ok(Self { place, model: Model::default(), work })
+    }
+
+    /// Some steps, reopening now and then, and a clean close.
+    fn work(&mut self, steps: usize, reopen: u32) -> Result<(), String> {
+        let mut store = self.place.open().map_err(|e| e.to_string())?;
+        for _ in 0..steps {
+            step(&store, &mut self.model, &self.place, &self.work.next_step())?;
+            if self.work.rng().one_in(reopen) {
+                store.close().map_err(|e| e.to_string())?;
+                store = self.place.open().map_err(|e| e.to_string())?;
+            }
+        }
+        store.close().map_err(|e| e.to_string())
+    }
+}
+
+fn build(seed: u64, steps: usize, bounds: Bounds, reopen: u32) -> Result<(Place, Model), String> {
+    let mut built = Built::new(seed, bounds)?;
+    built.work(steps, reopen)?;
+    Ok((built.place, built.model))
+}
+
+/// What a reader says about a damaged copy: the damage it reports, and what it could not answer.
+fn read(place: &Place, model: &Model, how: Strictness, seed: u64) -> Result<(usize, Losses), String> {
+    let reader = place.open_read().map_err(|e| format!("open_read: {e}"))?;
+    let losses = compare(&reader.view(), model, how, seed)?;
+    Ok((reader.findings().len(), losses))
+}
+
+/// What a flipped bit may cost, by the file it is in.
+fn bearable(path: &Path, losses: &Losses) -> Result<(), String> {
+    let inside = path.components().rev().nth(1).map(|c| c.as_os_str().to_string_lossy().into_owned());
+    let fits = match inside.as_deref() {
+        // The record it hit.
+        Some("log") => losses.transactions <= 1 && losses.blobs == 0,
+        // The blobs of the chunk it hit.
+        Some("pack") => losses.transactions == 0,
+        // Derived, or there twice.
+        _ => *losses == Losses::default(),
+    };
+    if fits { Ok(()) } else { Err(format!("a bit in {} cost {losses:?}", path.display())) }
+}
+
+fn below_store(place: &Place, path: &Path) -> PathBuf {
+    path.strip_prefix(&place.dir).unwrap_or(path).to_path_buf()
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_or_nothing() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let mut errors = 0;
+    let mut bytes = 0;
+    for seed in seeds(1, 3) {
+        let bounds = Bounds { accounts: 2, items: 5, blob_max: 70_000, attribute_max: 3000, incarnations: true };
+        let (place, model) = build(seed, 60, bounds, 30).unwrap_or_else(|e| panic!("MAILSTRATA_SEED={seed}: {e}"));
+        let mut rng = Rng::new(seed);
+        let budget = cases(1500);
+        let total: u64 = place.disk.files().iter().map(|f| f.1).sum();
+        bytes += total;
+        for (path, len) in place.disk.files() {
+            // Each file gets its share, small ones and the first bytes of each structure more.
+            let share = (budget * len / total.max(1)).max(60);
+            for n in 0..share {
+                let at = match n % 4 {
+                    0 => rng.below(len.div_ceil(4096)) * 4096 + rng.below(256),
+                    1 => len.saturating_sub(1 + rng.below(4096)),
+                    _ => rng.below(len),
+                }
+                .min(len.saturating_sub(1));
+                let bit = at * 8 + rng.below(8);
+                let hit = place.on(place.disk.copy(rng.next()));
+                hit.disk.flip(&path, bit);
+                let result = read(&hit, &model, Strictness::NoLie, seed).and_then(|(found, losses)| {
+                    errors += u64::from(found > 0 || losses != Losses::default());
+                    bearable(&below_store(&place, &path), &losses)
+                });
+                let place = below_store(&place, &path);
+                tally.case(seed, result.map_err(|e| format!("{e}\n  bit {bit} of {}", place.display())));
+            }
+        }
+    }
+    tally.finish("bit flips", format_args!("{errors} with errors, in {bytes} bytes, {:?}", start.elapsed()));
+}
+
+#[test]
+fn a_damaged_store_goes_on() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    for seed in seeds(50, 2) {
+        let (place, model) = build(seed, 80, Bounds { blob_max: 20_000, ..Bounds::default() }, 40)
+            .unwrap_or_else(|e| panic!("MAILSTRATA_SEED={seed}: {e}"));
+        let mut rng = Rng::new(seed);
+        for _ in 0..cases(250) {
+            let files = place.disk.files();
+            let (path, len) = rng.pick(&files).clone();
+            let bit = rng.below(len * 8);
+            let hit = place.on(place.disk.copy(rng.next()));
+            hit.disk.flip(&path, bit);
+            let result = go_on(&hit, &model, rng.next());
+            let place = below_store(&place, &path);
+            tally.case(seed, result.map_err(|e| format!("{e}\n  bit {bit} of {}", place.display())));
+        }
+    }
+    tally.finish("writing on a damaged store", format_args!("{:?}", start.elapsed()));
+}
+
+/// Opens for writing, records, closes; what was there before and what is new are right or an error.
+fn go_on(place: &Place, model: &Model, seed: u64) -> Result<(), String> {
+    let mut model = model.clone();
+    let store = place.open().map_err(|e| format!("open: {e}"))?;
+    compare(&store.view(), &model, Strictness::NoLie, seed)?;
+    // Accounts of their own, so that no event builds on a state that is damaged.
+    let mut recorded = 0;
+    for i in 0..5 {
+        let bytes: std::sync::Arc<[u8]> = format!("content {i} {seed}").into_bytes().into();
+        mailstrata_tests::drive::send_again(&store, &mut model, place, &[bytes])?;
+        recorded += 1;
+    }
+    compare(&store.view(), &model, Strictness::NoLie, seed).map_err(|e| format!("after {recorded} more: {e}"))?;
+    store.close().map_err(|e| format!("close: {e}"))?;
+    let reader = place.open_read().map_err(|e| format!("open_read: {e}"))?;
+    compare(&reader.view(), &model, Strictness::NoLie, seed).map_err(|e| format!("closed: {e}")).map(drop)
+}
+
+/// Larger damage to a copy; says what it did.
+fn wreck(place: &Place, older: &Place, rng: &mut Rng) -> String {
+    let files: Vec<_> = place.disk.files().into_iter().filter(|f| f.1 > 0).collect();
+    let (path, len) = rng.pick(&files).clone();
+    let (other, _) = rng.pick(&files).clone();
+    let name = below_store(place, &path).display().to_string();
+    let size = usize::try_from(len).unwrap_or(0);
+    match rng.below(9) {
+        0 => {
+            let (at, n) = (rng.index(size), 1 + rng.index(9000));
+            place.disk.damage(&path, |b| b[at..(at + n).min(size)].fill(0));
+            format!("{n} zeros at {at} of {name}")
+        }
+        1 => {
+            let at = rng.index(size);
+            let n = 1 + rng.index(5000);
+            let noise = rng.bytes(n);
+            place.disk.damage(&path, |b| b[at..(at + n).min(size)].copy_from_slice(&noise[..(at + n).min(size) - at]));
+            format!("{n} random bytes at {at} of {name}")
+        }
+        2 => {
+            let blocks = size / 4096;
+            let (a, b) = (rng.index(blocks) * 4096, rng.index(blocks) * 4096);
+            if a != b && blocks > 1 {
+                place.disk.damage(&path, |bytes| {
+                    let (low, high) = bytes.split_at_mut(a.max(b));
+                    low[a.min(b)..a.min(b) + 4096].swap_with_slice(&mut high[..4096]);
+                });
+            }
+            format!("blocks {a} and {b} of {name} swapped")
+        }
+        3 => {
+            let to = rng.index(size);
+            place.disk.damage(&path, |b| b.truncate(to));
+            format!("{name} cut to {to}")
+        }
+        4 => {
+            let n = 1 + rng.index(9000);
+            let junk = rng.bytes(n);
+            place.disk.damage(&path, |b| b.extend(junk));
+            format!("junk behind {name}")
+        }
+        5 => {
+            let (a, b) = (place.disk.bytes(&path), place.disk.bytes(&other));
+            place.disk.damage(&path, |x| *x = b.unwrap_or_default());
+            place.disk.damage(&other, |x| *x = a.unwrap_or_default());
+            format!("{name} and {} swapped", below_store(place, &other).display())
+        }
+        6 => {
+            use mailstrata_engine::disk::Disk;
+            // The file is gone.
+            drop(place.disk.remove(&path));
+            format!("{name} removed")
+        }
+        7 => {
+            let old = older.disk.bytes(&path);
+            if let Some(old) = old {
+                place.disk.damage(&path, |b| *b = old);
+            }
+            format!("{name} as it was before")
+        }
+        _ => {
+            for _ in 0..40 {
+                let (path, len) = rng.pick(&files).clone();
+                place.disk.flip(&path, rng.below(len * 8));
+            }
+            "40 bits".into()
+        }
+    }
+}
+
+#[test]
+fn large_damage_is_an_error_or_a_loss_that_is_told() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    for seed in seeds(100, 3) {
+        let bounds = Bounds { accounts: 3, items: 10, blob_max: 100_000, attribute_max: 4000, incarnations: true };
+        let fail = |e: String| -> ! { panic!("MAILSTRATA_SEED={seed}: {e}") };
+        let mut built = Built::new(seed, bounds).unwrap_or_else(|e| fail(e));
+        built.work(60, 40).unwrap_or_else(|e| fail(e));
+        let older = built.place.on(built.place.disk.copy(seed));
+        built.work(60, 40).unwrap_or_else(|e| fail(e));
+        let Built { place, model, .. } = built;
+        let mut rng = Rng::new(seed);
+        for _ in 0..cases(400) {
+            let hit = place.on(place.disk.copy(rng.next()));
+            let what = wreck(&hit, &older, &mut rng);
+            let result = match hit.open_read() {
+                // A store that says it cannot be opened tells no lie.
+                Err(e) if what.contains("SUPERBLOCK") || what.contains("40 bits") => Ok(drop(e)),
+                Err(e) => Err(format!("open_read: {e}")),
+                Ok(reader) => {
+                    let told = !reader.findings().is_empty();
+                    let how = if told { Strictness::Recorded } else { Strictness::NoLie };
+                    compare(&reader.view(), &model, how, seed).map(drop)
+                }
+            };
+            tally.case(seed, result.map_err(|e| format!("{e}\n  {what}")));
+        }
+    }
+    tally.finish("large damage", format_args!("{:?}", start.elapsed()));
+}
