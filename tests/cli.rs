@@ -136,7 +136,8 @@ fn exit_codes_are_those_of_the_table() {
     p.fails(14, ["append", "no-such-file"]);
     assert!(p.fails(1, ["fsck"]).contains("not built yet"));
     // One writer at a time, named.
-    let mut child = p.command(["append"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut child =
+        p.command(["append"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();
     let busy = (0..200).any(|_| {
         std::thread::sleep(std::time::Duration::from_millis(25));
         let out = p.feed(["append"], b"");
@@ -154,12 +155,8 @@ fn exit_codes_are_those_of_the_table() {
 fn a_terminated_append_acknowledges_what_it_took_and_says_so() {
     use std::io::{BufRead as _, Write as _};
     let p = Program::small();
-    let mut child = p
-        .command(["append"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        p.command(["append"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(lines(&[put("a@x", "1", "one")]).as_bytes()).unwrap();
     let mut first = String::new();

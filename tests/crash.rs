@@ -4,7 +4,9 @@
 use mailstrata_engine::disk::Clock;
 use mailstrata_engine::{Error, Store};
 use mailstrata_format::Lsn;
-use mailstrata_tests::drive::{Fate, Place, Strictness, compare, file_list, put_blobs, send_again, settle, small, step};
+use mailstrata_tests::drive::{
+    Fate, Place, Strictness, compare, file_list, put_blobs, send_again, settle, small, step,
+};
 use mailstrata_tests::model::{Model, Outcome};
 use mailstrata_tests::rng::{Rng, Tally, seeds};
 use mailstrata_tests::sim::{Effect, Fault, SimDisk, Survival, Which};
@@ -116,7 +118,9 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
         return match place.open() {
             Ok(_) => Ok(true),
             Err(Error::NoStore { .. }) => {
-                place.create(&small(64 << 10, 64 << 10)).map_err(|e| in_context("create again", &place, e.to_string()))?;
+                place
+                    .create(&small(64 << 10, 64 << 10))
+                    .map_err(|e| in_context("create again", &place, e.to_string()))?;
                 place.open().map_err(|e| in_context("open after create", &place, e.to_string()))?;
                 Ok(false)
             }
@@ -132,7 +136,7 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
         if changes > 0 {
             place.disk.plan(Fault::once(Which::Changes, 1 + rng.below(changes), Effect::PowerCut));
             drop(place.open());
-            place = place.on(place.disk.power_cut(rng.next(), Survival::Random));
+            place = place.on(place.disk.power_cut(rng.bits(), Survival::Random));
         }
     }
     let (store, model) = verify(run, &place, promised, seed).map_err(|e| in_context("first", &place, e))?;
@@ -149,7 +153,11 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
     // What was on its way comes again, as a client would send it: the same blobs above all.
     let blobs: Vec<_> = run.submitted.blobs().values().cloned().collect();
     send_again(&store, &mut model, &place, &blobs).map_err(|e| in_context("again", &place, e))?;
-    let mut work = Workload::new(run.seed ^ 1, Bounds { blob_max: 3000, attribute_max: 100, ..Bounds::default() }, place.clock.now());
+    let mut work = Workload::new(
+        run.seed ^ 1,
+        Bounds { blob_max: 3000, attribute_max: 100, ..Bounds::default() },
+        place.clock.now(),
+    );
     for _ in 0..3 {
         match step(&store, &mut model, &place, &work.next_step()).map_err(|e| in_context("go on", &place, e))? {
             Fate::Done(_) => {}
@@ -158,7 +166,7 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
     }
     drop(store);
     // What was recorded after the crash survives the next one.
-    let place = place.on(place.disk.power_cut(rng.next(), Survival::Nothing));
+    let place = place.on(place.disk.power_cut(rng.bits(), Survival::Nothing));
     let reader = place.open_read().map_err(|e| in_context("third", &place, e.to_string()))?;
     compare(&reader.view(), &model, Strictness::Exact, seed).map_err(|e| in_context("third", &place, e))?;
     Ok(true)
@@ -168,9 +176,15 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
 fn power_cuts_lose_nothing_that_was_acknowledged() {
     let start = Instant::now();
     let mut tally = Tally::default();
-    let seeds = seeds(1, 2);
+    let seeds = seeds(1, 5);
     for seed in &seeds {
-        let bounds = Bounds { accounts: 2, items: 6, blob_max: 90_000, attribute_max: 3000, incarnations: true };
+        let bounds = Bounds {
+            accounts: 2,
+            items: 6,
+            blob_max: if seed % 2 == 0 { 400_000 } else { 90_000 },
+            attribute_max: 3000,
+            incarnations: true,
+        };
         let run = record(*seed, 60, bounds).unwrap_or_else(|e| panic!("MAILSTRATA_SEED={seed}: {e}"));
         let snapshots = run.place.disk.newest_snapshot() + 1;
         let mut rng = Rng::new(*seed);
@@ -180,7 +194,7 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
                 if how != Survival::Random && !rng.percent(25) {
                     continue;
                 }
-                let cut_seed = rng.next();
+                let cut_seed = rng.bits();
                 tally.case(*seed, cut(&run, snapshot, cut_seed, how).map(drop));
             }
         }

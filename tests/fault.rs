@@ -1,8 +1,8 @@
 //! Every operation fails once, and for ever, with each errno; a sync that fails takes the dirty data with it; the disk is
 //! full. The store answers, poisons or recovers; after a restart everything acknowledged is there.
 
-use mailstrata_engine::{Error, Store};
 use mailstrata_engine::disk::Clock;
+use mailstrata_engine::{Error, Store};
 use mailstrata_format::Lsn;
 use mailstrata_tests::drive::{Fate, Place, Strictness, compare, file_list, send_again, small, step};
 use mailstrata_tests::model::{Model, Outcome};
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-const BOUNDS: Bounds = Bounds { accounts: 2, items: 5, blob_max: 80_000, attribute_max: 2000, incarnations: true };
+const BOUNDS: Bounds = Bounds { accounts: 2, items: 5, blob_max: 300_000, attribute_max: 2000, incarnations: true };
 const STEPS: usize = 40;
 
 /// A store with some content, ready to be opened.
@@ -29,14 +29,14 @@ fn prepare(seed: u64) -> Result<Prepared, String> {
     place.create(&small(64 << 10, 64 << 10)).map_err(|e| format!("create: {e}"))?;
     let store = place.open().map_err(|e| format!("open: {e}"))?;
     let mut model = Model::default();
-    let mut work = Workload::new(rng.next(), BOUNDS, place.clock.now());
+    let mut work = Workload::new(rng.bits(), BOUNDS, place.clock.now());
     for _ in 0..30 {
         step(&store, &mut model, &place, &work.next_step())?;
     }
     if rng.percent(50) {
         store.close().map_err(|e| format!("close: {e}"))?;
     }
-    Ok(Prepared { place, model, work_seed: rng.next() })
+    Ok(Prepared { place, model, work_seed: rng.bits() })
 }
 
 impl Prepared {
@@ -85,7 +85,8 @@ impl Prepared {
                 if view.lsn() < promised {
                     return Err(format!("the view ends with {}, {promised} was acknowledged", view.lsn()));
                 }
-                compare(&view, &model.until(view.lsn()), Strictness::NoLie, seed).map_err(|e| format!("meanwhile: {e}"))?;
+                compare(&view, &model.until(view.lsn()), Strictness::NoLie, seed)
+                    .map_err(|e| format!("meanwhile: {e}"))?;
                 if rng.percent(70) {
                     let closed = store.close();
                     if closed.is_ok() && how == "poisoned" {
@@ -96,21 +97,31 @@ impl Prepared {
         }
         place.disk.clear_faults();
         let next = match rng.below(4) {
-            0 => place.disk.processes_died(rng.next()),
-            1 => place.disk.power_cut(rng.next(), Survival::Nothing),
-            _ => place.disk.power_cut(rng.next(), Survival::Random),
+            0 => place.disk.processes_died(rng.bits()),
+            1 => place.disk.power_cut(rng.bits(), Survival::Nothing),
+            _ => place.disk.power_cut(rng.bits(), Survival::Random),
         };
         place = place.on(next);
         self.restart(&place, &model, promised, &sent, seed)?;
         Ok((how, place))
     }
 
-    fn restart(&self, place: &Place, model: &Model, promised: Lsn, sent: &[Arc<[u8]>], seed: u64) -> Result<(), String> {
+    fn restart(
+        &self,
+        place: &Place,
+        model: &Model,
+        promised: Lsn,
+        sent: &[Arc<[u8]>],
+        seed: u64,
+    ) -> Result<(), String> {
         let in_context = |e: String| format!("after the restart: {e}\n{}", file_list(&place.disk));
         let store = place.open().map_err(|e| in_context(format!("open: {e}")))?;
         let lsn = store.view().lsn();
         if lsn < promised || lsn > model.lsn() {
-            return Err(in_context(format!("ends with LSN {lsn}; {promised} was acknowledged, {} submitted", model.lsn())));
+            return Err(in_context(format!(
+                "ends with LSN {lsn}; {promised} was acknowledged, {} submitted",
+                model.lsn()
+            )));
         }
         let mut model = model.until(lsn);
         compare(&store.view(), &model, Strictness::Exact, seed).map_err(in_context)?;
@@ -171,7 +182,7 @@ fn sweep(name: &str, first: u64, count: u64, faults: &dyn Fn(&Place, &mut Rng) -
         };
         let mut rng = Rng::new(seed);
         for (i, fault) in faults(&counted, &mut rng).into_iter().enumerate() {
-            let result = prepared.run(rng.next(), Some(fault));
+            let result = prepared.run(rng.bits(), Some(fault));
             let result = result.map(|(how, _)| *fates.entry(how).or_default() += 1);
             tally.case(seed, result.map_err(|e| format!("{e}\n  case {i}, {fault:?}")));
         }
@@ -280,20 +291,23 @@ fn fill_up(seed: u64) -> Result<u64, String> {
     Ok(refused)
 }
 
+/// Free space is looked at once a MiB: less in reserve would be used up unseen.
+const RESERVE: u64 = 4 << 20;
+
 /// With the reserve reached, only deletions are taken, and they are durable. `false`: the reserve was not reached.
 fn deletions_are_taken(seed: u64) -> Result<bool, String> {
     let place = Place::new(SimDisk::new(seed));
     place.create(&small(64 << 10, 64 << 10)).map_err(|e| e.to_string())?;
-    let options = mailstrata_engine::Options { reserve_bytes: 1 << 20, ..place.options() };
+    let options = mailstrata_engine::Options { reserve_bytes: RESERVE, ..place.options() };
     let store = Store::open(&place.dir, &options).map_err(|e| e.to_string())?;
     let mut work = Workload::new(seed, Bounds { items: 50, ..BOUNDS }, place.clock.now());
     let mut model = Model::default();
     for _ in 0..60 {
         step(&store, &mut model, &place, &work.next_step())?;
     }
-    place.disk.set_capacity(Some(place.disk.used() + (1 << 20) + 100_000));
+    place.disk.set_capacity(Some(place.disk.used() + RESERVE + 100_000));
     let mut full = false;
-    for _ in 0..400 {
+    for _ in 0..800 {
         match step(&store, &mut model, &place, &work.next_step())? {
             Fate::Refused(Error::NearlyFull { .. }) => {
                 full = true;
@@ -322,7 +336,7 @@ fn deletions_are_taken(seed: u64) -> Result<bool, String> {
         };
         match step(&store, &mut model, &place, &Step::Record { event: Box::new(event), blobs: Vec::new() })? {
             Fate::Done(_) => {}
-            other => return Err(format!("a deletion with {} bytes free: {other:?}", (1 << 20) + 100_000)),
+            other => return Err(format!("a deletion with {RESERVE} bytes free: {other:?}")),
         }
     }
     store.close().map_err(|e| format!("closing a nearly full store: {e}"))?;

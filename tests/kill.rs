@@ -63,7 +63,8 @@ fn what_was_acknowledged_survives_sigkill() {
         let stored: BTreeMap<u64, Value> =
             json_lines(&out.stdout).into_iter().map(|l| (l["lsn"].as_u64().unwrap(), l)).collect();
         for (lsn, event) in &acknowledged {
-            let there = stored.get(lsn).unwrap_or_else(|| panic!("round {round}: LSN {lsn} was acknowledged and is gone"));
+            let there =
+                stored.get(lsn).unwrap_or_else(|| panic!("round {round}: LSN {lsn} was acknowledged and is gone"));
             assert_eq!(there["state"], event["state"], "round {round}: LSN {lsn}");
             assert_eq!(there["blob"]["base64"], event["blob"]["base64"], "round {round}: LSN {lsn}");
         }

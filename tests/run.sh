@@ -11,7 +11,7 @@ step "tools: $(cargo --version), $(rustc --version)"
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   missing=()
   command -v maildrop >/dev/null || missing+=(maildrop)
-  [ -x /usr/lib/dovecot/dovecot-lda ] || missing+=(dovecot-core)
+
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)

@@ -87,10 +87,12 @@ fn run(store: &Store, seed: u64, steps: usize, disk: Option<&SimDisk>) -> Result
     let stop = AtomicBool::new(false);
     let views = std::thread::scope(|scope| {
         let producers: Vec<_> = (0..PRODUCERS)
-            .map(|p| scope.spawn({
-                let told = &told;
-                move || produce(store, seed * PRODUCERS + p, steps, told, disk)
-            }))
+            .map(|p| {
+                scope.spawn({
+                    let told = &told;
+                    move || produce(store, seed * PRODUCERS + p, steps, told, disk)
+                })
+            })
             .collect();
         let reader = scope.spawn(|| {
             let mut kept = Vec::new();
@@ -126,7 +128,8 @@ fn run(store: &Store, seed: u64, steps: usize, disk: Option<&SimDisk>) -> Result
     compare(&store.view(), &model, Strictness::Exact, seed)?;
     for view in views {
         let lsn = view.lsn();
-        compare(&view, &model.until(lsn), Strictness::Exact, seed).map_err(|e| format!("a view of LSN {lsn}, kept: {e}"))?;
+        compare(&view, &model.until(lsn), Strictness::Exact, seed)
+            .map_err(|e| format!("a view of LSN {lsn}, kept: {e}"))?;
     }
     Ok(told)
 }
@@ -206,7 +209,7 @@ fn power_cuts_among_producers() {
         let mut rng = Rng::new(seed);
         for _ in 0..200 {
             let snapshot = rng.index(place.disk.newest_snapshot() + 1);
-            let cut_seed = rng.next();
+            let cut_seed = rng.bits();
             let Some(disk) = place.disk.power_cut_at(snapshot, cut_seed, Survival::Random) else { continue };
             let cut = place.on(disk);
             let promised = told.promises.iter().filter(|p| p.0 <= snapshot).map(|p| p.1).max().unwrap_or_default();

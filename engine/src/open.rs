@@ -325,7 +325,8 @@ fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> R
         None if head.pack == number => head.pack_end,
         None => 0,
     };
-    let mut walked = pack_walk::walk(&reader, &path, files.store, number, from, len, vouched_end, &mut |e| table.insert(e))?;
+    let mut walked =
+        pack_walk::walk(&reader, &path, files.store, number, from, len, vouched_end, &mut |e| table.insert(e))?;
     walked.entries += before.0;
     walked.padding += before.1;
     out.findings.extend_from_slice(&walked.damage);

@@ -184,7 +184,11 @@ fn show(t: &Transaction) -> String {
     text
 }
 
-fn same(what: &str, found: Option<&Transaction>, expected: Option<&Transaction>) -> std::result::Result<(), Difference> {
+fn same(
+    what: &str,
+    found: Option<&Transaction>,
+    expected: Option<&Transaction>,
+) -> std::result::Result<(), Difference> {
     if found == expected {
         return Ok(());
     }
@@ -399,8 +403,7 @@ impl Compare<'_> {
     }
 
     fn blobs(&mut self) -> std::result::Result<(), Difference> {
-        let mut named: Vec<Digest> =
-            self.model.log().iter().flat_map(|t| t.blobs.iter().map(|b| b.digest)).collect();
+        let mut named: Vec<Digest> = self.model.log().iter().flat_map(|t| t.blobs.iter().map(|b| b.digest)).collect();
         named.sort_unstable();
         named.dedup();
         for digest in named {
@@ -420,6 +423,7 @@ impl Compare<'_> {
 /// All files below a directory of the real disk, for messages.
 #[must_use]
 pub fn file_list(disk: &SimDisk) -> String {
-    let line = |(p, n): &(PathBuf, u64)| format!("  {n:>9} {}", p.strip_prefix(Path::new("/srv")).unwrap_or(p).display());
+    let line =
+        |(p, n): &(PathBuf, u64)| format!("  {n:>9} {}", p.strip_prefix(Path::new("/srv")).unwrap_or(p).display());
     disk.files().iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -22,8 +22,11 @@ use mailstrata_format::{ALIGN, BLOCK, FileKind, FileName, Lsn, StoreId};
 use mailstrata_mailstore::json;
 use std::sync::OnceLock;
 
+/// Takes any bytes.
+pub type Target = fn(&[u8]);
+
 /// All targets by name.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("frame", frame),
     ("group", group),
     ("pack", pack),
@@ -98,7 +101,9 @@ fn seal_group(bytes: &mut [u8], place: &Binding) -> Option<usize> {
     let group = bytes.get_mut(..len).filter(|g| g.len() >= GroupHeader::SIZE)?;
     let mut at = GroupHeader::SIZE;
     for _ in 0..h.frame_count.min(1000) {
-        let Some(n) = group.get_mut(at..).and_then(|f| seal_frame(f, &place.at(place.offset + at as u64))) else { break };
+        let Some(n) = group.get_mut(at..).and_then(|f| seal_frame(f, &place.at(place.offset + at as u64))) else {
+            break;
+        };
         at += n;
     }
     segment::seal(group, h, place);

@@ -23,6 +23,8 @@ pub enum Outcome {
 
 type Key = (AccountId, ItemKey);
 
+type SourceKey = (Key, Vec<u8>, Vec<u8>);
+
 /// What of an event tells a repetition from a contradiction.
 type Content = (Change, Option<i64>, Option<i64>);
 
@@ -30,7 +32,8 @@ type Content = (Change, Option<i64>, Option<i64>);
 #[derive(Clone, Default)]
 pub struct Model {
     items: BTreeMap<Key, Vec<Transaction>>,
-    sources: BTreeMap<(Key, Vec<u8>, Vec<u8>), (Lsn, Arc<Content>)>,
+    /// By item, source name and position.
+    sources: BTreeMap<SourceKey, (Lsn, Arc<Content>)>,
     blobs: BTreeMap<Digest, Arc<[u8]>>,
     last: Lsn,
 }

@@ -165,7 +165,7 @@ impl Inner {
         match effect {
             Some(Effect::Error(code)) => {
                 if code == libc::EIO {
-                    let part = self.rng.index(len + 1);
+                    let part = handle.whole_units(self.rng.index(len + 1));
                     self.world.inode_mut(file)?.write(&bytes[..part], offset);
                     self.snapshot();
                 }
@@ -417,7 +417,7 @@ struct SimFile {
 impl Handle {
     /// What O_DIRECT asks for.
     fn aligned(self, buf: &[u8], offset: u64) -> io::Result<()> {
-        let whole = |n: u64| n % 4096 == 0;
+        let whole = |n: u64| n.is_multiple_of(4096);
         if self.direct && !(whole(buf.as_ptr() as u64) && whole(buf.len() as u64) && whole(offset)) {
             return Err(errno(libc::EINVAL));
         }

@@ -101,7 +101,8 @@ impl Workload {
             draw(&mut rng, &[10, 40]),
             draw(&mut rng, &[5, 20]),
             draw(&mut rng, &[0, 4]),
-            draw(&mut rng, &[0, 1, 2]),
+            // Larger than a pack and than what is kept in memory: rare, and never left out.
+            if bounds.blob_max > 256 << 10 { 2 } else { draw(&mut rng, &[0, 1, 2]) },
             draw(&mut rng, &[0, 10, 40]),
         ];
         let accounts = (0..bounds.accounts)
@@ -183,8 +184,8 @@ impl Workload {
             tags: self.optional(Self::texts),
             name: self.optional(Self::text),
             sender: self.optional(Self::text),
-            date: self.optional(|w| w.rng.next().cast_signed()),
-            uid: self.optional(|w| w.rng.next()),
+            date: self.optional(|w| w.rng.bits().cast_signed()),
+            uid: self.optional(|w| w.rng.bits()),
             attributes,
         }
     }
@@ -211,8 +212,8 @@ impl Workload {
             tags: self.change(Self::texts),
             name: self.change(Self::text),
             sender: self.change(Self::text),
-            date: self.change(|w| w.rng.next().cast_signed()),
-            uid: self.change(|w| w.rng.next()),
+            date: self.change(|w| w.rng.bits().cast_signed()),
+            uid: self.change(|w| w.rng.bits()),
             attributes,
             clear_attributes: self.rng.percent(5),
         }
@@ -236,7 +237,10 @@ impl Workload {
             // As it is: nothing to compress.
             0 => {}
             // As text: much to compress.
-            1 => bytes.iter_mut().enumerate().for_each(|(i, b)| *b = b" the quick brown fox"[(i + usize::from(*b % 2)) % 20]),
+            1 => bytes
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, b)| *b = b" the quick brown fox"[(i + usize::from(*b % 2)) % 20]),
             _ => bytes.iter_mut().skip(16).for_each(|b| *b = 0),
         }
         let bytes: Arc<[u8]> = bytes.into();
@@ -284,17 +288,8 @@ impl Workload {
             self.positions += 1;
             Source { name: b"maildir".to_vec(), position: format!("p{}", self.positions).into_bytes() }
         });
-        let event = Event {
-            account,
-            account_id,
-            item,
-            kind,
-            change,
-            at,
-            not_before,
-            source,
-            derived: self.rng.percent(5),
-        };
+        let event =
+            Event { account, account_id, item, kind, change, at, not_before, source, derived: self.rng.percent(5) };
         if event.source.is_some() && self.reported.len() < 200 {
             self.reported.push(event.clone());
         }

@@ -59,7 +59,7 @@ impl Dirty {
 }
 
 fn write_zeros(to: &mut Pages, offset: u64, len: u64) {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     let mut at = 0;
     while at < len {
         let n = (len - at).min(ZEROS.len() as u64);

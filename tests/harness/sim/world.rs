@@ -333,6 +333,7 @@ impl World {
 
     /// Changes, of contents and of names, that a power cut may take.
     pub fn unsynced(&self) -> usize {
-        self.log.len() + self.all_files().iter().filter_map(|(_, f)| self.files.get(f)).map(|i| i.unsynced()).sum::<usize>()
+        self.log.len()
+            + self.all_files().iter().filter_map(|(_, f)| self.files.get(f)).map(|i| i.unsynced()).sum::<usize>()
     }
 }

@@ -21,8 +21,14 @@ const IN_FLIGHT: usize = 8192;
 #[derive(Debug)]
 pub enum Outcome {
     /// Durable under this LSN.
-    Acknowledged { line: u64, lsn: u64 },
-    Refused { line: u64, why: Refused },
+    Acknowledged {
+        line: u64,
+        lsn: u64,
+    },
+    Refused {
+        line: u64,
+        why: Refused,
+    },
 }
 
 /// What became of all of them.

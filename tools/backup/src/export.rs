@@ -193,8 +193,10 @@ impl<W: Write> Writer<'_, W> {
         }
         let rows = self.view.rows(hit.account(), hit.item()).unwrap_or_default();
         let readable = rows.iter().find_map(|h| self.view.read(h).ok());
-        readable
-            .map_or_else(|| (hit.account().to_string().into_bytes(), hit.item().to_string().into_bytes()), |t| (t.account, t.item))
+        readable.map_or_else(
+            || (hit.account().to_string().into_bytes(), hit.item().to_string().into_bytes()),
+            |t| (t.account, t.item),
+        )
     }
 
     /// Writes a line's blobs to files and names these.
@@ -208,9 +210,9 @@ impl<W: Write> Writer<'_, W> {
                 let temp = path.with_extension("tmp");
                 let failed = |source| ExportError::BlobFile { path: temp.clone(), source };
                 let mut file = File::create(&temp).map_err(failed)?;
-                let written = self.view.read_blob(&digest, &mut |bytes| {
-                    file.write_all(bytes).map_err(Error::io("writing", &temp))
-                });
+                let written = self
+                    .view
+                    .read_blob(&digest, &mut |bytes| file.write_all(bytes).map_err(Error::io("writing", &temp)));
                 if let Err(e) = written {
                     self.made.remove(&digest);
                     fs::remove_file(&temp).map_err(failed)?;

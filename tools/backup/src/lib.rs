@@ -6,3 +6,12 @@ pub mod append;
 
 pub mod export;
 
+pub mod resolve;
+
+pub mod restore;
+
+pub mod find;
+
+pub mod diff;
+
+pub mod scan;

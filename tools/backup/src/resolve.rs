@@ -96,7 +96,9 @@ pub fn account(view: &View, name: &[u8], at: Option<i64>) -> Result<Account, Res
 
 /// Every account that has or had an address, oldest first.
 pub fn incarnations(view: &View, address: &[u8], at: Option<i64>) -> Result<Vec<Incarnation>, ResolveError> {
-    ids_of(view, address)?.into_iter().map(|id| incarnation(view, id, address.to_owned(), at)).collect()
+    let all: Result<_, Error> =
+        ids_of(view, address)?.into_iter().map(|id| incarnation(view, id, address.to_owned(), at)).collect();
+    Ok(all?)
 }
 
 fn choose(

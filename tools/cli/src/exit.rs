@@ -1,8 +1,13 @@
 //! How commands end: one table of codes, and what is said with them.
 
 use mailstrata_backup::append::AppendError;
+use mailstrata_backup::diff::DiffError;
 use mailstrata_backup::export::ExportError;
+use mailstrata_backup::resolve::ResolveError;
+use mailstrata_backup::restore::RestoreError;
 use mailstrata_engine::Error;
+use mailstrata_mailstore::target::TargetError;
+use mailstrata_mailstore::url::UrlError;
 use std::fmt;
 
 /// Exit codes.
@@ -15,32 +20,19 @@ pub enum Code {
     /// Some items failed; they are listed.
     Incomplete = 3,
     NoStore = 10,
+    /// Another writer has it.
     InUse = 11,
+    /// Found on the way.
     Damage = 13,
+    /// Source or target.
     Unreachable = 14,
+    /// The store belongs to another server.
     Fenced = 15,
     TargetFull = 16,
     NothingMatched = 17,
     Interrupted = 130,
     Terminated = 143,
 }
-
-/// Code, short name and meaning, as help and README show them.
-pub const TABLE: [(Code, &str); 13] = [
-    (Code::Done, "done"),
-    (Code::Failed, "failed"),
-    (Code::Usage, "wrong usage"),
-    (Code::Incomplete, "done but incomplete: some items failed, they are listed"),
-    (Code::NoStore, "no such store"),
-    (Code::InUse, "in use by another writer"),
-    (Code::Damage, "damage found"),
-    (Code::Unreachable, "source or target unreachable"),
-    (Code::Fenced, "the store belongs to another server"),
-    (Code::TargetFull, "target full or over quota"),
-    (Code::NothingMatched, "nothing matched"),
-    (Code::Interrupted, "interrupted (SIGINT)"),
-    (Code::Terminated, "ended (SIGTERM)"),
-];
 
 /// Why a command did not succeed: what happened, and what to do next.
 #[derive(Debug)]
@@ -83,8 +75,12 @@ impl From<Error> for Failure {
         };
         let failure = Self::new(code, &e);
         match e {
-            Error::NoStore { .. } => failure.hint("make one with `mailstrata init --store DIR`, or name another with --store"),
-            Error::InUse { .. } => failure.hint("reading commands work beside a writer; wait for it with --lock-wait SECONDS"),
+            Error::NoStore { .. } => {
+                failure.hint("make one with `mailstrata init --store DIR`, or name another with --store")
+            }
+            Error::InUse { .. } => {
+                failure.hint("reading commands work beside a writer; wait for it with --lock-wait SECONDS")
+            }
             Error::Fenced { .. } => failure.hint("name the right store, or leave --server-id away"),
             e if e.is_full() => failure.hint("make room on the file system; nothing that was acknowledged is lost"),
             Error::Poisoned(_) => failure.hint("everything acknowledged is safe; find the cause and start again"),
@@ -103,9 +99,60 @@ impl From<ExportError> for Failure {
     fn from(e: ExportError) -> Self {
         match e {
             ExportError::Store(e) => e.into(),
-            ExportError::Output(ref source) if source.kind() == std::io::ErrorKind::BrokenPipe => Self::new(Code::Failed, "the reader of the output is gone"),
+            ExportError::Output(ref source) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+                Self::new(Code::Failed, "the reader of the output is gone")
+            }
             e => Self::new(Code::Failed, e),
         }
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(e: ResolveError) -> Self {
+        match e {
+            ResolveError::Store(e) => e.into(),
+            e => Self::new(Code::NothingMatched, e),
+        }
+    }
+}
+
+impl From<RestoreError> for Failure {
+    fn from(e: RestoreError) -> Self {
+        match e {
+            RestoreError::Store(e) => e.into(),
+            RestoreError::BeforeFirst { .. } => {
+                Self::new(Code::NothingMatched, e).hint("give a later moment, or `--at first`")
+            }
+            RestoreError::Nothing => Self::new(Code::NothingMatched, e),
+            RestoreError::Folder { .. } | RestoreError::Window | RestoreError::Kind { .. } => Self::new(Code::Usage, e),
+        }
+    }
+}
+
+impl From<DiffError> for Failure {
+    fn from(e: DiffError) -> Self {
+        match e {
+            DiffError::Store(e) => e.into(),
+            DiffError::Backwards => Self::new(Code::Usage, e),
+        }
+    }
+}
+
+impl From<TargetError> for Failure {
+    fn from(e: TargetError) -> Self {
+        let code = match e {
+            TargetError::Unreachable { .. } => Code::Unreachable,
+            TargetError::Full { .. } => Code::TargetFull,
+            _ => Code::Failed,
+        };
+        let cause = std::error::Error::source(&e).map(|c| format!(": {c}")).unwrap_or_default();
+        Self::new(code, format!("{e}{cause}"))
+    }
+}
+
+impl From<UrlError> for Failure {
+    fn from(e: UrlError) -> Self {
+        Self::new(Code::Usage, e)
     }
 }
 

@@ -115,7 +115,12 @@ fn run() -> Outcome {
     let cli = Cli::from_arg_matches(&matches).map_err(Failure::usage)?;
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.global.log_level)
         .map_err(|e| Failure::usage(format!("--log-level: {e}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
     let g = &cli.global;
     match cli.command {
         Command::Init(a) => cmd::init::run(g, &a),

@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use mailstrata_backup::resolve;
 use mailstrata_engine::disk::posix;
 use mailstrata_engine::{Error, Options, Reader, Store, View};
-use mailstrata_format::{AccountId, Lsn, StoreId};
+use mailstrata_format::{AccountId, ItemKey, Lsn, StoreId};
 use mailstrata_mailstore::json::percent_encode;
 use mailstrata_mailstore::time::{self, Moment};
 use std::io::{BufWriter, IsTerminal as _, Stdout, Write};
@@ -53,7 +53,9 @@ pub fn size(bytes: u64) -> String {
 fn server(g: &Global) -> Result<Option<[u8; 16]>, Failure> {
     g.server_id
         .as_ref()
-        .map(|t| StoreId::parse(t).map(|id| id.0).ok_or_else(|| Failure::usage(format!("--server-id: `{t}` is not a UUID"))))
+        .map(|t| {
+            StoreId::parse(t).map(|id| id.0).ok_or_else(|| Failure::usage(format!("--server-id: `{t}` is not a UUID")))
+        })
         .transpose()
 }
 
@@ -124,7 +126,8 @@ pub fn parse_moment(what: &str, given: &str) -> Result<Moment, Failure> {
 /// What `--at` means in a view; the resolved instant is said on stderr.
 pub fn resolve_at(view: View, given: Option<&str>) -> Result<At, Failure> {
     let Some(given) = given else { return Ok(At { view, moment: None }) };
-    let nothing = || Failure::new(crate::exit::Code::NothingMatched, "the store is empty: there is no moment to go back to");
+    let nothing =
+        || Failure::new(crate::exit::Code::NothingMatched, "the store is empty: there is no moment to go back to");
     match parse_moment("--at", given)? {
         Moment::Last => Ok(At { view, moment: None }),
         Moment::First => {
@@ -153,7 +156,22 @@ pub fn resolve_at(view: View, given: Option<&str>) -> Result<At, Failure> {
     }
 }
 
-/// The account that the command line names.
+/// The account that the command line names, and others of its name.
+pub fn who(view: &View, given: &str, at: Option<i64>) -> Result<resolve::Account, Failure> {
+    Ok(resolve::account(view, given.as_bytes(), at)?)
+}
+
+/// The account's id; says so when there are others of the name.
 pub fn account(view: &View, given: &str) -> Result<AccountId, Failure> {
-    Ok(resolve::account(view, given, None)?)
+    let found = who(view, given, None)?;
+    for other in &found.others {
+        let state = other.deleted.map_or("alive".to_owned(), |d| format!("deleted {}", moment(d)));
+        eprintln!("note: {} is the name of another account too: {} ({state})", text(&other.address), other.id);
+    }
+    Ok(found.is.id)
+}
+
+/// The item that the command line names.
+pub fn item(view: &View, account: AccountId, given: &str) -> Result<ItemKey, Failure> {
+    Ok(resolve::item(view, account, given.as_bytes())?.key)
 }

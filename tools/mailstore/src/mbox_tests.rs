@@ -1,3 +1,5 @@
+//! The mbox target on real files.
+
 use std::os::unix::fs::symlink;
 
 use proptest::prelude::*;

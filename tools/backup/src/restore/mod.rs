@@ -10,14 +10,17 @@
 //! - The store is only read. A view is one LSN, so what is recorded meanwhile does not matter.
 //! - Nothing aborts the rest: an item that is damaged, unseen or refused is unrestored with its cause. Only a target that
 //!   is full or gone, or the caller's stop, ends it early, and then every item left is named.
-//! - An older state is never passed off as the one asked for: when that one is damaged, the item is unrestored.
+//! - An older state is never passed off as the one asked for: when that one is damaged, the item is unrestored. Where a lost
+//!   record left no trace of whose it was, the report says so and counts as damage.
 //! - Restoring again adds nothing: targets know items by key, digest and native base name.
 //! - A dry run reads and verifies everything, and writes nothing: its outcomes are those of the restore, short of what only
 //!   writing can show.
-//! - Memory is bounded: the plan holds [`pipeline::PLAN_MAX`] items at a time (some 100 bytes each), content is in memory
+//! - Memory is bounded: the plan holds [`pipeline::PLAN_MAX`] items at a time (some 300 bytes each), content is in memory
 //!   up to [`pipeline::WHOLE_MAX`] bytes an item and streams beyond.
 
 pub mod report;
+
+pub mod content;
 
 pub mod pipeline;
 
@@ -28,21 +31,21 @@ pub mod item;
 pub mod undelete;
 
 use mailstrata_engine::{Error, State, Transaction};
-use mailstrata_format::{Digest, ItemKey, ItemKind};
+use mailstrata_format::{Damage, Digest, FileKind, ItemKey, ItemKind};
 use mailstrata_mailstore::json::percent_encode;
 use mailstrata_mailstore::target::{RestoreItem, Target, TargetError, folder_levels};
-use mailstrata_mailstore::time::{format_rfc3339, parse_rfc3339};
+use mailstrata_mailstore::time::{MICROS_MAX, MICROS_MIN, format_rfc3339, parse_rfc3339};
 use std::sync::atomic::AtomicBool;
 
 pub use account::account;
 pub use item::item;
-pub use report::{Each, ItemLine, Report, Verdict};
+pub use report::{Cause, Each, ItemLine, Report, Verdict};
 pub use undelete::undelete;
 
 /// A span in which the real-time scanner was blind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// µs UTC.
+    /// µs UTC, inclusive as the end is.
     pub from: i64,
     /// `None`: it still lasts.
     pub until: Option<i64>,
@@ -52,12 +55,13 @@ impl Gap {
     fn holds(&self, at: Option<i64>) -> bool {
         match at {
             None => self.until.is_none(),
-            Some(at) => self.from <= at && self.until.is_none_or(|until| at < until),
+            Some(at) => self.from <= at && self.until.is_none_or(|until| at <= until),
         }
     }
 
     fn span(&self) -> report::Span {
-        report::Span { from: format_rfc3339(self.from), until: self.until.map(format_rfc3339) }
+        let text = |micros: i64| format_rfc3339(micros.clamp(MICROS_MIN, MICROS_MAX));
+        report::Span { from: text(self.from), until: self.until.map(text) }
     }
 }
 
@@ -72,8 +76,21 @@ pub struct Options<'a> {
     pub side: Option<&'a mut dyn Target>,
     /// The account's gaps.
     pub gaps: Vec<Gap>,
+    /// What opening the store found: a lost record in a segment that is not sealed has no row any more, so nobody can say
+    /// whose it was.
+    pub findings: Vec<Damage>,
     /// Set from outside: end after what is under way.
     pub stop: Option<&'a AtomicBool>,
+}
+
+impl Options<'_> {
+    /// Says in the report that transactions are lost, of which any item may have been.
+    fn note_findings(&self, report: &mut Report) {
+        for damage in self.findings.iter().filter(|d| matches!(d.file.kind, FileKind::Segment | FileKind::Run)) {
+            report.warn(format!("{damage}: what was recorded there is lost; an item may come back in an older state"));
+            report.note_damage(&Error::Damage(*damage));
+        }
+    }
 }
 
 /// Why nothing was restored.
@@ -273,9 +290,10 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_holds_its_start_and_not_its_end() {
+    fn a_gap_holds_its_start_and_its_end() {
         let gap = Gap { from: 5, until: Some(9) };
-        assert_eq!([4, 5, 8, 9].map(|at| gap.holds(Some(at))), [false, true, true, false]);
+        assert_eq!([4, 5, 9, 10].map(|at| gap.holds(Some(at))), [false, true, true, false]);
+        assert_eq!(Gap { from: i64::MIN, until: None }.span().from, "0001-01-01T00:00:00.000000Z");
         assert!(!gap.holds(None) && Gap { from: 5, until: None }.holds(None));
     }
 }

@@ -10,22 +10,23 @@
 //! An outcome is certain when the target's `finish` has returned, so lines of restored items wait for it. It is called where
 //! the target has just made a batch durable anyway.
 
+use super::content::with_content;
 use super::report::{Became, Each, ItemLine, Report, Why, kind_name};
 use super::{Cause, Folder, Options, Place, Prepared, place_of};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 use mailstrata_engine::{Error, Hit, Transaction, View};
-use mailstrata_format::{Damage, DamageKind, Digest, FileKind, FileName, ItemKind};
+use mailstrata_format::{Damage, DamageKind, FileKind, FileName, ItemKind};
 use mailstrata_mailstore::json::percent_encode;
+use mailstrata_mailstore::maildir::folder::INBOX;
 use mailstrata_mailstore::target::{Outcome, Target, TargetError, folder_levels};
 use std::collections::HashMap;
-use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Rows planned at a time: 25 MB. An account with more is restored in as many rounds.
-pub const PLAN_MAX: usize = 1 << 18;
+/// Rows planned at a time: 36 MB. An account with more is restored in as many rounds.
+pub const PLAN_MAX: usize = 1 << 17;
 
 /// Content up to this length is read before it is handed to the target; longer content streams.
 pub const WHOLE_MAX: u64 = 1 << 20;
@@ -99,13 +100,15 @@ impl<'a, 'o> Pipeline<'a, 'o> {
             return;
         }
         let made = match folder_levels(&folder.path) {
-            Ok(_) if self.options.dry_run => return,
+            Ok(_) if self.options.dry_run => return self.report.counts.folders += 1,
             Ok(_) => self.target.create_folder(&folder.path, folder.subscribed, &folder.attributes),
             Err(error) => Err(error),
         };
         match made {
-            Ok(Outcome::Restored { .. }) => self.report.counts.folders_made += 1,
-            Ok(Outcome::Skipped { .. }) => self.report.counts.folders_there += 1,
+            Ok(outcome) => {
+                self.report.counts.folders += 1;
+                self.report.counts.folders_made += u64::from(matches!(outcome, Outcome::Restored { .. }));
+            }
             Err(error) => {
                 let mut why = Why::of_target(&error);
                 if folder_levels(&folder.path).is_err() {
@@ -120,6 +123,17 @@ impl<'a, 'o> Pipeline<'a, 'o> {
                 self.stop_if(&error);
                 self.report.settle(line, self.each);
             }
+        }
+    }
+
+    /// Makes an INBOX: a mailbox has one, also when no record says so.
+    pub fn inbox(&mut self) {
+        if self.options.dry_run || self.report.stopped.is_some() {
+            return;
+        }
+        if let Err(error) = self.target.create_folder(INBOX, false, &[]) {
+            self.stop_if(&error);
+            self.report.warn(format!("INBOX: {}", Why::of_target(&error).message));
         }
     }
 
@@ -149,7 +163,6 @@ impl<'a, 'o> Pipeline<'a, 'o> {
     fn plan(&mut self, wanted: &[Wanted], shape: &Shape<'_>) -> Vec<(Hit, Extent)> {
         let (view, next) = (self.view, AtomicUsize::new(0));
         let mut plan = Vec::with_capacity(wanted.len());
-        let mut seen = 0;
         std::thread::scope(|scope| {
             let (send, receive) = bounded::<Vec<Looked>>(self.threads * 2);
             for _ in 0..self.threads {
@@ -171,15 +184,10 @@ impl<'a, 'o> Pipeline<'a, 'o> {
             drop(send);
             for looked in receive {
                 for one in looked {
-                    seen += 1;
                     self.set_aside(one, &mut plan);
                 }
             }
         });
-        // A thread that died would leave items out silently.
-        if seen < wanted.len() {
-            self.report.listing_incomplete = true;
-        }
         plan
     }
 
@@ -235,7 +243,9 @@ impl<'a, 'o> Pipeline<'a, 'o> {
         let (put, _) = with_content(view, &prepared.digest, &mut |content| side.put(&item, content));
         let kept = put.and_then(|outcome| side.finish().map(|finished| (outcome, finished)));
         match kept {
-            Ok((Outcome::Restored { place } | Outcome::Skipped { place, .. }, finished)) if finished.late.is_empty() => {
+            Ok((Outcome::Restored { place } | Outcome::Skipped { place, .. }, finished))
+                if finished.late.is_empty() =>
+            {
                 Some(shown(&place))
             }
             Ok((_, finished)) => {
@@ -347,8 +357,11 @@ impl<'a, 'o> Pipeline<'a, 'o> {
         self.pending_bytes = 0;
         match self.target.finish() {
             Ok(finished) => {
-                let late: HashMap<String, &TargetError> =
-                    finished.late.iter().map(|(key, error)| (mailstrata_format::ItemKey(*key).to_string(), error)).collect();
+                let late: HashMap<String, &TargetError> = finished
+                    .late
+                    .iter()
+                    .map(|(key, error)| (mailstrata_format::ItemKey(*key).to_string(), error))
+                    .collect();
                 for line in &mut pending {
                     if let Some(error) = late.get(&line.key) {
                         line.fail(Why::of_target(error));
@@ -443,11 +456,9 @@ fn take<'p>(plan: &'p [(Hit, Extent)], next: &Mutex<usize>) -> Option<(usize, &'
     let mut next = next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let start = *next;
     let entry = |i: usize| plan.get(i).map(|(_, (pack, entry, _))| (*pack, *entry));
-    let first = entry(start)?;
     let mut end = start + 1;
     // Some messages at least, so that the lock is taken seldom.
-    while let Some(here) = entry(end).filter(|here| *here == first || end < start + 4 || entry(end - 1) == Some(*here)) {
-        let _ = here;
+    while end < plan.len() && (end < start + 4 || entry(end) == entry(end - 1)) {
         end += 1;
     }
     *next = end;
@@ -529,58 +540,6 @@ fn load(view: &View, hit: &Hit, shape: &Shape<'_>, dry: bool) -> Loaded {
     match read {
         Ok(_) => Loaded::Whole(prepared, content),
         Err(error) => fail(line_of(&prepared, Became::Unrestored), error),
-    }
-}
-
-/// Hands a blob to `use_it` as a stream; a thread of its own reads and verifies. The store's error, when that is why the
-/// stream failed, comes beside the outcome.
-fn with_content<R>(
-    view: &View,
-    digest: &Digest,
-    use_it: &mut dyn FnMut(&mut dyn Read) -> R,
-) -> (R, Option<Error>) {
-    std::thread::scope(|scope| {
-        let (send, receive) = bounded::<Result<Vec<u8>, Error>>(4);
-        scope.spawn(move || {
-            // A receiver that is gone wants no more: then there is nobody to tell of an error either.
-            let gone = |_| Error::Closed;
-            if let Err(error) = view.read_blob(digest, &mut |bytes| send.send(Ok(bytes.to_vec())).map_err(gone)) {
-                let _ = send.send(Err(error));
-            }
-        });
-        let mut pieces = Pieces { receive, piece: Vec::new(), at: 0, failed: None };
-        (use_it(&mut pieces), pieces.failed.take())
-    })
-}
-
-struct Pieces {
-    receive: Receiver<Result<Vec<u8>, Error>>,
-    piece: Vec<u8>,
-    at: usize,
-    failed: Option<Error>,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let rest = self.piece.get(self.at..).unwrap_or_default();
-            if !rest.is_empty() {
-                let n = rest.len().min(buf.len());
-                for (to, from) in buf.iter_mut().zip(rest) {
-                    *to = *from;
-                }
-                self.at += n;
-                return Ok(n);
-            }
-            match self.receive.recv() {
-                Ok(Ok(piece)) => (self.piece, self.at) = (piece, 0),
-                Ok(Err(error)) => {
-                    self.failed = Some(error.clone());
-                    return Err(io::Error::other(error));
-                }
-                Err(_) => return if let Some(e) = &self.failed { Err(io::Error::other(e.clone())) } else { Ok(0) },
-            }
-        }
     }
 }
 

@@ -50,10 +50,7 @@ impl Cause {
     /// Whether another attempt may do better.
     #[must_use]
     pub const fn retry(self) -> bool {
-        matches!(
-            self,
-            Self::ReadError | Self::TargetError | Self::TargetFull | Self::Unreachable | Self::Interrupted
-        )
+        matches!(self, Self::ReadError | Self::TargetError | Self::TargetFull | Self::Unreachable | Self::Interrupted)
     }
 }
 
@@ -173,9 +170,10 @@ pub struct Counts {
     pub restored: u64,
     pub skipped: u64,
     pub unrestored: u64,
-    /// Folders that were made, beside the items above; one that could not be made is an unrestored item.
+    /// Folders that are in the target now, beside the items above; one that could not be made is an unrestored item.
+    pub folders: u64,
+    /// Those of them that were not there before. A dry run does not know.
     pub folders_made: u64,
-    pub folders_there: u64,
     /// Settings and the like, which belong to no mailbox: the account itself, tags, domains, classes of service, lists.
     pub settings: u64,
     /// Of restored content.

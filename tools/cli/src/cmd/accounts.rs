@@ -25,7 +25,11 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         let mut named = None;
         for item in at.view.items(id, at.moment)? {
             let item = item?;
-            if item.deleted() { deleted += 1 } else { alive += 1 }
+            if item.deleted() {
+                deleted += 1
+            } else {
+                alive += 1
+            }
             if named.is_none() {
                 named = at.view.with_record(&item, |_, r| r.account.as_slice().to_vec()).ok();
             }

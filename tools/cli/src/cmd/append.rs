@@ -51,8 +51,11 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
 pub fn end(store: mailstrata_engine::Store, totals: Totals, signals: &Signals) -> Outcome {
     let closed = store.close();
     if totals.stopped {
-        return Err(Failure::new(Code::Failed, format!("the store took no more writes; {} lines were not recorded", totals.refused))
-            .hint("what was acknowledged is safe; see the first refused line for the cause"));
+        return Err(Failure::new(
+            Code::Failed,
+            format!("the store took no more writes; {} lines were not recorded", totals.refused),
+        )
+        .hint("what was acknowledged is safe; see the first refused line for the cause"));
     }
     closed?;
     Ok(match signals.code() {

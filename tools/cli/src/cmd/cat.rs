@@ -28,11 +28,16 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let t = super::show::find(&at, &args.account, &args.item)?;
     let role = args.role.as_ref().map(|r| mailstrata_mailstore::json::percent_decode(r));
     let blob = t.blobs.iter().find(|b| b.role == role).ok_or_else(|| {
-        let why = if t.content_unseen { "the item's content could not be read when it was there" } else { "the item has no content" };
+        let why = if t.content_unseen {
+            "the item's content could not be read when it was there"
+        } else {
+            "the item has no content"
+        };
         Failure::new(Code::NothingMatched, why)
     })?;
     let mut to = out::stdout();
-    let written = at.view.read_blob(&blob.digest, &mut |bytes| to.write_all(bytes).map_err(Error::io("writing", "stdout")));
+    let written =
+        at.view.read_blob(&blob.digest, &mut |bytes| to.write_all(bytes).map_err(Error::io("writing", "stdout")));
     to.flush()?;
     match written {
         Ok(_) => Ok(Code::Done),

@@ -30,7 +30,9 @@ pub struct Args {
 /// The kind that a command line names.
 pub fn parse_kind(given: Option<&str>) -> Result<Option<ItemKind>, crate::exit::Failure> {
     given
-        .map(|k| ItemKind::from_name(k).ok_or_else(|| crate::exit::Failure::usage(format!("--kind: there is no kind `{k}`"))))
+        .map(|k| {
+            ItemKind::from_name(k).ok_or_else(|| crate::exit::Failure::usage(format!("--kind: there is no kind `{k}`")))
+        })
         .transpose()
 }
 
@@ -63,7 +65,11 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
             lines.write(&to_line(&t, true))?;
             continue;
         }
-        let flags = t.state.flags.as_ref().map_or(String::new(), |f| f.iter().map(|x| out::text(x)).collect::<Vec<_>>().join(" "));
+        let flags = t
+            .state
+            .flags
+            .as_ref()
+            .map_or(String::new(), |f| f.iter().map(|x| out::text(x)).collect::<Vec<_>>().join(" "));
         writeln!(
             lines.get_mut(),
             "{}  {}  {:<8} {:<16} {}  [{}]  {}",

@@ -3,7 +3,6 @@
 use crate::exit::{Code, Outcome};
 use crate::{Global, out};
 use mailstrata_backup::lines::to_line;
-use mailstrata_backup::resolve;
 use mailstrata_engine::{Error, Transaction};
 use mailstrata_mailstore::json::LineWriter;
 use std::io::Write as _;
@@ -21,7 +20,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let reader = out::reader(g)?;
     let view = reader.view();
     let account = out::account(&view, &args.account)?;
-    let item = resolve::item(&view, account, &args.item)?;
+    let item = out::item(&view, account, &args.item)?;
     let mut lines = LineWriter::new(out::stdout());
     let mut damaged = false;
     let mut before: Option<Transaction> = None;

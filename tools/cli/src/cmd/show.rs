@@ -3,7 +3,6 @@
 use crate::exit::{Code, Failure, Outcome};
 use crate::{Global, out};
 use mailstrata_backup::lines::to_line;
-use mailstrata_backup::resolve;
 use mailstrata_engine::{Transaction, Value};
 use mailstrata_mailstore::json::LineWriter;
 use std::io::Write as _;
@@ -23,7 +22,7 @@ pub struct Args {
 /// The state of the item that the command line names.
 pub fn find(at: &out::At, account: &str, item: &str) -> Result<Transaction, Failure> {
     let account = out::account(&at.view, account)?;
-    let key = resolve::item(&at.view, account, item)?;
+    let key = out::item(&at.view, account, item)?;
     at.view
         .state(account, key, at.moment)?
         .ok_or_else(|| Failure::new(Code::NothingMatched, format!("item {item} did not exist then")))

@@ -22,7 +22,11 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         for item in view.items(hit.account(), None)? {
             let item = item?;
             any = true;
-            if item.deleted() { deleted += 1 } else { alive += 1 }
+            if item.deleted() {
+                deleted += 1
+            } else {
+                alive += 1
+            }
             let blobs = view.with_record(&item, |f, _| f.blobs().map(|b| (b.digest, b.length)).collect::<Vec<_>>());
             for (digest, length) in blobs.unwrap_or_default() {
                 named += 1;

@@ -1,3 +1,5 @@
+//! The source on real directories.
+
 use super::*;
 use crate::maildir::test_tree::TestTree;
 use crate::url::Url;

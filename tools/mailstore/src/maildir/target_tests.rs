@@ -1,3 +1,5 @@
+//! The Maildir target on real directories.
+
 use std::os::unix::fs::symlink;
 
 use proptest::prelude::*;

@@ -28,12 +28,14 @@ mod places;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use self::fanotify::FanotifyKernel;
 use self::inotify::InotifyKernel;
@@ -224,23 +226,24 @@ impl Follower {
 
     /// Waits for events or for the stopper; says whether there are events.
     fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
-        let poll = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [poll(self.kernel.fd().as_raw_fd()), poll(self.woken.as_fd().as_raw_fd())];
         // Rounded up: a wait of a few µs must not become a busy loop.
-        let millis = i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-        let millis = if self.stopped { 0 } else { millis };
-        // SAFETY: `fds` is an array of as many `pollfd` as is said, and outlives the call.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, millis) };
-        if ready < 0 {
-            let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) };
-        }
-        if fds[1].revents != 0 {
+        let millis = timeout.as_micros().div_ceil(1000).min(i32::MAX.unsigned_abs().into());
+        let wait =
+            if self.stopped { Duration::ZERO } else { Duration::from_millis(u64::try_from(millis).unwrap_or(0)) };
+        let limit = Timespec::try_from(wait).unwrap_or_default();
+        let kernel = self.kernel.fd();
+        let mut fds = [PollFd::from_borrowed_fd(kernel, PollFlags::IN), PollFd::new(&self.woken, PollFlags::IN)];
+        match poll(&mut fds, Some(&limit)) {
+            Err(Errno::INTR) => return Ok(false),
+            other => other?,
+        };
+        let (ready, woken) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if woken {
             let mut byte = [0; 64];
             let _ = (&self.woken).read(&mut byte);
             self.stopped = true;
         }
-        Ok(fds[0].revents != 0)
+        Ok(ready)
     }
 
     fn read(&mut self) -> io::Result<()> {

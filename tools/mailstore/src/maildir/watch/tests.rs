@@ -1,3 +1,5 @@
+//! The follower on real directories, with both kernel interfaces.
+
 use super::*;
 use crate::maildir::test_tree::TestTree;
 use crate::url::Url;

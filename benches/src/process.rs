@@ -1,0 +1,79 @@
+//! What the kernel says of this process: reads, memory; and its page cache emptied for a directory's files.
+
+use rustix::fs::Advice;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Reads of the calling thread so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reads {
+    /// Read calls; on a file that is in no cache each is one request to the device.
+    pub calls: u64,
+    /// Bytes fetched from the device, in whole pages and with what the kernel read ahead.
+    pub bytes: u64,
+}
+
+impl Reads {
+    /// From `/proc/thread-self/io`.
+    pub fn now() -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/thread-self/io")?;
+        Ok(Self { calls: field(&text, "syscr:"), bytes: field(&text, "read_bytes:") })
+    }
+
+    /// Read calls that one look costs; it counts them only after it has told the sum.
+    pub fn look() -> io::Result<u64> {
+        let a = Self::now()?;
+        let b = Self::now()?;
+        Ok(b.calls - a.calls)
+    }
+
+    /// Reads since an earlier look, which cost `look` calls itself.
+    #[must_use]
+    pub const fn since(self, earlier: Self, look: u64) -> Self {
+        Self { calls: (self.calls - earlier.calls).saturating_sub(look), bytes: self.bytes - earlier.bytes }
+    }
+}
+
+fn field(text: &str, name: &str) -> u64 {
+    text.lines().find_map(|l| l.strip_prefix(name)?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// The most memory this process ever had resident, in bytes (`VmHWM`).
+pub fn resident_peak() -> io::Result<u64> {
+    Ok(field(&fs::read_to_string("/proc/self/status")?, "VmHWM:") * 1024)
+}
+
+/// Calls `each` for every regular file below a directory.
+pub fn files(dir: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            files(&entry.path(), each)?;
+        } else if kind.is_file() {
+            each(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes every file below a directory out of the page cache: synced first, because dirty pages stay.
+pub fn forget(dir: &Path) -> io::Result<()> {
+    files(dir, &mut |path| {
+        let file = fs::File::open(path)?;
+        rustix::fs::fdatasync(&file)?;
+        Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
+    })
+}
+
+/// Files below a directory, and their bytes.
+pub fn size(dir: &Path) -> io::Result<(u64, u64)> {
+    let (mut count, mut bytes) = (0, 0);
+    files(dir, &mut |path| {
+        count += 1;
+        bytes += fs::metadata(path)?.len();
+        Ok(())
+    })?;
+    Ok((count, bytes))
+}
