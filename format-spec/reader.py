@@ -89,8 +89,8 @@ class Layout:
 SuperblockBody = Layout("8sII16s16sqQQI4s", "magic kind version store server created segment_size pack_size copy program")
 Header = Layout("8sII16sQqQQ16sQII4s28x",
                 "magic kind version store number created first_lsn first_group previous capacity flags replaces program")
-Group = Layout("4sIQQQIIII16s28x16sI",
-               "magic flags sequence first_lsn durable_lsn frame_count length used reserved previous check crc")
+Group = Layout("4sIQQQIIII16sQQ12x16sI",
+               "magic flags sequence first_lsn durable_lsn frame_count length used reserved previous pack pack_end check crc")
 Frame = Layout("4sHBBHHIIQ16sI", "magic kind codec reserved envelope_len key payload_len raw_len lsn check crc")
 Envelope = Layout("16s16sqqqqBBHHHQ",
                   "account item not_before happened moment recorded item_kind operation flags blob_count reserved source_hash")

@@ -176,7 +176,7 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
 fn power_cuts_lose_nothing_that_was_acknowledged() {
     let start = Instant::now();
     let mut tally = Tally::default();
-    let seeds = seeds(1, 5);
+    let seeds = seeds(1, 3);
     for seed in &seeds {
         let bounds = Bounds {
             accounts: 2,
@@ -200,4 +200,20 @@ fn power_cuts_lose_nothing_that_was_acknowledged() {
         }
     }
     tally.finish("power cuts", format_args!("{} runs, {:?}", seeds.len(), start.elapsed()));
+}
+
+#[test]
+fn a_created_store_is_there_after_a_power_cut() {
+    let mut tally = Tally::default();
+    for seed in seeds(1, 20) {
+        let mut place = Place::new(SimDisk::new(seed));
+        // Directories above it are made as well.
+        place.dir = place.dir.join("made/too/store");
+        let result = place.create(&small(64 << 10, 64 << 10)).and_then(|()| {
+            let after = place.on(place.disk.power_cut(seed, Survival::Nothing));
+            after.open()?.close()
+        });
+        tally.case(seed, result.map_err(|e| e.to_string()));
+    }
+    tally.finish("power cuts after creation", "all unsynced changes lost");
 }

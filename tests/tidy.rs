@@ -38,7 +38,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ingest::event", &[]),
         ("files", &["disk", "error"]),
         ("index", &["disk", "error", "files"]),
-        ("catalog", &["error", "files", "index"]),
+        ("catalog", &["error", "files", "index", "log"]),
         ("log", &["disk", "error"]),
         ("blob", &["catalog", "disk", "error", "files", "index"]),
         ("view", &["blob", "catalog", "disk", "error", "files", "index", "ingest::event"]),

@@ -2,13 +2,17 @@
 //!
 //! Replaced whole when a file is sealed, so a view that holds an older catalog goes on undisturbed (P8).
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::run::{IndexRun, RunCursor};
 use crate::index::table::{PackTable, SegmentTable, Span};
 use crate::index::{Key, row_key};
-use mailstrata_format::index::{self, ROW, Row};
-use std::sync::Arc;
+use crate::log::pack_walk;
+use crate::log::walk::{Vouched, Walk, row_of};
+use mailstrata_format::index::{self, PackRow, ROW, Row};
+use mailstrata_format::pack::Extent;
+use mailstrata_format::{DamageKind, Digest, FileKind, FileName};
+use std::sync::{Arc, OnceLock};
 
 /// The index of a segment.
 #[derive(Clone)]
@@ -24,6 +28,8 @@ pub enum SegmentPart {
 pub struct Segment {
     pub number: u64,
     pub part: SegmentPart,
+    /// Made from the frames when a block of the index turned out to be damaged (W3).
+    rebuilt: Arc<OnceLock<Arc<SegmentTable>>>,
 }
 
 /// The index of a pack.
@@ -38,6 +44,59 @@ pub enum PackPart {
 pub struct Pack {
     pub number: u64,
     pub part: PackPart,
+    /// Made from the entries when a block of the index turned out to be damaged (W3).
+    rebuilt: Arc<OnceLock<Arc<PackTable>>>,
+}
+
+impl Pack {
+    /// A pack and its index.
+    #[must_use]
+    pub fn new(number: u64, part: PackPart) -> Self {
+        Self { number, part, rebuilt: Arc::default() }
+    }
+
+    /// Where a blob lies; `hash` is [`index::key_hash`] of the digest.
+    pub fn find(&self, files: &Files, digest: &Digest, hash: u64) -> Result<Option<Extent>> {
+        match &self.part {
+            PackPart::Table(t) => Ok(t.get(digest)),
+            PackPart::Run(run) if run.may_hold(hash) => match self.find_in(run, files, digest) {
+                Err(e) if is_index_damage(&e) => Ok(self.rebuild(run, files, &e)?.get(digest)),
+                other => other,
+            },
+            PackPart::Run(_) => Ok(None),
+        }
+    }
+
+    fn find_in(&self, run: &IndexRun, files: &Files, digest: &Digest) -> Result<Option<Extent>> {
+        let place = run.lower_bound(files, &digest.0, |r| r[..32] < digest.0[..])?;
+        let row = RunCursor::new(run, files, place).row()?.and_then(|r| PackRow::decode(r)).filter(|r| r.digest == digest.0);
+        Ok(row.map(|row| Extent {
+            pack: self.number,
+            entry_offset: row.entry_offset,
+            entry_len: row.entry_len,
+            raw_offset: row.raw_offset,
+            length: row.length,
+            digest: *digest,
+        }))
+    }
+
+    fn rebuild(&self, run: &IndexRun, files: &Files, why: &Error) -> Result<Arc<PackTable>> {
+        if let Some(table) = self.rebuilt.get() {
+            return Ok(table.clone());
+        }
+        tracing::error!(error = %why, "the index is rebuilt from the pack");
+        let name = FileName::new(FileKind::Pack, self.number);
+        let table = Arc::new(PackTable::new(self.number));
+        let (file, end) = (files.get(name)?, run.trailer.data_end);
+        let from = mailstrata_format::BLOCK as u64;
+        pack_walk::walk(&file, &files.path(name), files.store, self.number, from, end, end, &mut |e| table.insert(e))?;
+        Ok(self.rebuilt.get_or_init(|| table).clone())
+    }
+}
+
+/// Whether an error is a damaged block of an index, which the data can make good.
+fn is_index_damage(e: &Error) -> bool {
+    matches!(e, Error::Damage(d) if d.kind == DamageKind::IndexBlock)
 }
 
 /// Segments and packs, each in the order of their numbers.
@@ -68,6 +127,38 @@ impl Catalog {
 }
 
 impl Segment {
+    /// A segment and its index.
+    #[must_use]
+    pub fn new(number: u64, part: SegmentPart) -> Self {
+        Self { number, part, rebuilt: Arc::default() }
+    }
+
+    /// The rows from the frames themselves, when the index is damaged.
+    fn rebuild(&self, files: &Files, why: &Error) -> Result<&Arc<SegmentTable>> {
+        let SegmentPart::Run(run) = &self.part else { return Err(why.clone()) };
+        if let Some(table) = self.rebuilt.get() {
+            return Ok(table);
+        }
+        tracing::error!(error = %why, "the index is rebuilt from the segment");
+        let name = FileName::new(FileKind::Segment, self.number);
+        let table = Arc::new(SegmentTable::new(self.number));
+        let vouched = Vouched { end: run.trailer.data_end, successor: Some(run.trailer.root) };
+        let walk = Walk {
+            file: &files.get(name)?,
+            path: &files.path(name),
+            store: files.store,
+            number: self.number,
+            limit: run.trailer.data_end,
+            vouched,
+            from: None,
+        };
+        walk.run(&mut |frame, offset| {
+            let (row, source) = row_of(frame, offset);
+            table.insert(&row, source);
+        })?;
+        Ok(self.rebuilt.get_or_init(|| table))
+    }
+
     /// LSN of the last row.
     #[must_use]
     pub fn last_lsn(&self) -> u64 {
@@ -94,6 +185,13 @@ impl Segment {
 
     /// The newest row of an item with LSN ≤ `lsn` and moment ≤ `moment`. `hash` is [`index::key_hash`] of the key.
     pub fn newest(&self, files: &Files, key: &Key, hash: u64, lsn: u64, moment: i64) -> Result<Option<Row>> {
+        match self.newest_in(files, key, hash, lsn, moment) {
+            Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.newest(key, lsn, moment)),
+            other => other,
+        }
+    }
+
+    fn newest_in(&self, files: &Files, key: &Key, hash: u64, lsn: u64, moment: i64) -> Result<Option<Row>> {
         let run = match &self.part {
             SegmentPart::Table(t) => return Ok(t.newest(key, lsn, moment)),
             SegmentPart::Run(r) if r.may_hold(hash) => r,
@@ -115,12 +213,15 @@ impl Segment {
 
     /// The rows of one item, in LSN order.
     pub fn rows_of(&self, files: &Files, key: &Key, last_lsn: u64) -> Result<Vec<Row>> {
+        match self.rows_in(files, key, last_lsn) {
+            Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.rows_of(key, last_lsn)),
+            other => other,
+        }
+    }
+
+    fn rows_in(&self, files: &Files, key: &Key, last_lsn: u64) -> Result<Vec<Row>> {
         let run = match &self.part {
-            SegmentPart::Table(t) => {
-                let mut rows = t.rows_from(key, 0, last_lsn, usize::MAX.min(1 << 24));
-                rows.retain(|r| row_key(r) == *key);
-                return Ok(rows);
-            }
+            SegmentPart::Table(t) => return Ok(t.rows_of(key, last_lsn)),
             SegmentPart::Run(r) if r.may_hold(index::key_hash(key)) => r,
             SegmentPart::Run(_) => return Ok(Vec::new()),
         };
@@ -158,7 +259,7 @@ const TABLE_BATCH: usize = 256;
 /// Walks a segment's rows in key order.
 pub enum SegmentCursor<'a> {
     Table { table: &'a SegmentTable, batch: std::collections::VecDeque<Row>, next: Option<(Key, u64)>, last_lsn: u64 },
-    Run(RunCursor<'a>),
+    Run { cursor: RunCursor<'a>, segment: &'a Segment, files: &'a Files, next: (Key, u64), last_lsn: u64 },
 }
 
 impl<'a> SegmentCursor<'a> {
@@ -168,16 +269,40 @@ impl<'a> SegmentCursor<'a> {
             SegmentPart::Table(t) => {
                 Self::Table { table: t, batch: Default::default(), next: Some((*key, 0)), last_lsn }
             }
-            SegmentPart::Run(r) => {
-                Self::Run(RunCursor::new(r, files, r.lower_bound(files, key, |row| row[..32] < key[..])?))
-            }
+            SegmentPart::Run(r) => match r.lower_bound(files, key, |row| row[..32] < key[..]) {
+                Ok(place) => {
+                    let cursor = RunCursor::new(r, files, place);
+                    Self::Run { cursor, segment, files, next: (*key, 0), last_lsn }
+                }
+                Err(e) if is_index_damage(&e) => Self::rebuilt(segment, files, (*key, 0), last_lsn, &e)?,
+                Err(e) => return Err(e),
+            },
         })
+    }
+
+    fn rebuilt(segment: &'a Segment, files: &'a Files, next: (Key, u64), last_lsn: u64, why: &Error) -> Result<Self> {
+        let table = segment.rebuild(files, why)?;
+        Ok(Self::Table { table, batch: Default::default(), next: Some(next), last_lsn })
     }
 
     /// The row here.
     pub fn row(&mut self) -> Result<Option<Row>> {
         match self {
-            Self::Run(c) => Ok(c.row()?.and_then(|r: &[u8; ROW]| Row::decode(r))),
+            Self::Run { cursor, segment, files, next, last_lsn } => {
+                let found = cursor.row().map(|r| r.and_then(|r: &[u8; ROW]| Row::decode(r)));
+                match found {
+                    Ok(Some(row)) => {
+                        *next = (row_key(&row), row.lsn);
+                        Ok(Some(row))
+                    }
+                    Err(e) if is_index_damage(&e) => {
+                        // Go on behind the last row given out, which `next` names until it is stepped over.
+                        *self = Self::rebuilt(segment, files, *next, *last_lsn, &e)?;
+                        self.row()
+                    }
+                    other => other,
+                }
+            }
             Self::Table { table, batch, next, last_lsn } => {
                 if batch.is_empty()
                     && let Some((key, lsn)) = next.take()
@@ -195,7 +320,10 @@ impl<'a> SegmentCursor<'a> {
     /// Goes on to the next row.
     pub fn step(&mut self) {
         match self {
-            Self::Run(c) => c.step(),
+            Self::Run { cursor, next, .. } => {
+                cursor.step();
+                next.1 += 1;
+            }
             Self::Table { batch, .. } => {
                 batch.pop_front();
             }

@@ -21,16 +21,15 @@ use crate::index::checkpoint::{self, Content};
 use crate::index::run::{IndexRun, RunCursor};
 use crate::index::table::{PackTable, SegmentTable};
 use crate::log::pack_walk::{self, PackWalked};
-use crate::log::walk::{Tail, Vouched, Walk};
+use crate::log::walk::{Tail, Vouched, Walk, row_of};
 use crate::store::{FIRST_SEGMENT, Options};
 use mailstrata_format::file::{FileHeader, Superblock};
-use mailstrata_format::frame::FLAG_SOURCE;
-use mailstrata_format::index::{PackRow, Row};
+use mailstrata_format::index::{PackRow, ROW, Row, Trailer};
 use mailstrata_format::manifest::{Manifest, SEALED};
 use mailstrata_format::pack::Extent;
 use mailstrata_format::segment;
 use mailstrata_format::{BLOCK, Binding, Damage, DamageKind, Digest, FileKind, FileName};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
@@ -125,6 +124,16 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
             findings.push(Damage::new(FileName::new(kind, e.number), 0, DamageKind::FileMissing));
         }
     }
+    let head = &manifest.head;
+    for (there, name) in [
+        (segments.contains(&head.durable_segment), FileName::new(FileKind::Segment, head.durable_segment)),
+        (packs.contains(&head.pack), FileName::new(FileKind::Pack, head.pack)),
+    ] {
+        // A file that is being written has no entry; the head names it. 0: there was none.
+        if !there && name.number != 0 && manifest.entry(name).is_none() {
+            findings.push(Damage::new(name, 0, DamageKind::FileMissing));
+        }
+    }
     let mut out = Opened {
         catalog: Catalog::default(),
         last_lsn: manifest.head.durable_lsn,
@@ -138,12 +147,15 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         capacity: 0,
         manifest,
     };
-    for number in packs {
-        load_pack(files, number, read_only, &mut out)?;
-    }
+    // Segments before packs: their groups say how far each pack was durable.
+    let mut durable_packs = BTreeMap::from([(out.manifest.head.pack, out.manifest.head.pack_end)]);
     let list: Vec<u64> = segments.into_iter().collect();
     for (i, number) in list.iter().enumerate() {
-        load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out)?;
+        load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out, &mut durable_packs)?;
+    }
+    for number in packs {
+        let vouched_end = durable_packs.get(&number).copied().unwrap_or(0);
+        load_pack(files, number, vouched_end, read_only, &mut out)?;
     }
     // When the end of the log is lost, the manifest's mark still says how far it went: what follows is chained to that, so
     // that the gap stays visible.
@@ -167,17 +179,44 @@ fn open_unsealed(files: &Files, name: FileName, read_only: bool) -> Result<(Arc<
     } else {
         files.disk.open(&path, OpenMode::WriteDirect).map_err(Error::io("opening", &path))?
     };
-    // What is read from here on is believed, so it must be on the disk.
-    file.sync().map_err(Error::io("syncing", &path))?;
     let len = file.len().map_err(Error::io("reading the size of", &path))?;
     Ok((file, len))
 }
 
-fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, out: &mut Opened) -> Result<()> {
+/// Writes what will be believed once more, and syncs it. A sync that failed before a restart leaves a cache that shows what
+/// the disk does not have and calls it clean: only bytes that are written again are known to be there.
+fn make_durable(file: &Arc<dyn File>, path: &Path, mut from: u64, end: u64) -> Result<()> {
+    let len = file.len().map_err(Error::io("reading the size of", path))?;
+    let end = end.min(len / BLOCK as u64 * BLOCK as u64);
+    let mut buffer = Buffer::new(usize::try_from(end.saturating_sub(from)).unwrap_or(1 << 20).min(1 << 20));
+    while from < end {
+        let want = usize::try_from(end - from).unwrap_or(buffer.len()).min(buffer.len()).next_multiple_of(BLOCK);
+        let n = read_full(file.as_ref(), &mut buffer[..want], from).map_err(Error::io("reading", path))?;
+        let whole = n / BLOCK * BLOCK;
+        if whole == 0 {
+            break;
+        }
+        write_full(file.as_ref(), &buffer[..whole], from, false).map_err(Error::io("writing", path))?;
+        from += whole as u64;
+    }
+    file.sync().map_err(Error::io("syncing", path))
+}
+
+fn load_segment(
+    files: &Files,
+    number: u64,
+    next: Option<u64>,
+    read_only: bool,
+    out: &mut Opened,
+    durable_packs: &mut BTreeMap<u64, u64>,
+) -> Result<()> {
     let name = FileName::new(FileKind::Segment, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).filter(|e| e.state == SEALED).copied();
-    match IndexRun::open(files, name) {
+    // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
+    let run =
+        IndexRun::open(files, name).and_then(|run| if promised.is_some() { Ok(run) } else { run.verified(files) });
+    match run {
         Ok(run) if run.trailer.kind == FileKind::Segment.code() && run.trailer.number == number => {
             if promised.is_some_and(|e| e.length != run.trailer.file_len || e.root != run.trailer.root) {
                 out.findings.push(Damage::new(name, 0, DamageKind::Manifest));
@@ -186,7 +225,7 @@ fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, 
             out.chain = run.trailer.root;
             out.group = run.trailer.last_group;
             out.capacity = run.trailer.file_len.next_power_of_two();
-            out.catalog.segments.push(Segment { number, part: SegmentPart::Run(Arc::new(run)) });
+            out.catalog.segments.push(Segment::new(number, SegmentPart::Run(Arc::new(run))));
             return Ok(());
         }
         Ok(_) => out.findings.push(Damage::new(name, 0, DamageKind::FileForeign)),
@@ -212,32 +251,37 @@ fn load_segment(files: &Files, number: u64, next: Option<u64>, read_only: bool, 
     let reader = files.get(name)?;
     let table = Arc::new(SegmentTable::new(number));
     let walk = Walk { file: &reader, path: &path, store: files.store, number, limit: len, vouched, from: None };
+    let mut seen = HashSet::new();
+    let checkpoint = checkpoint_rows(files, number);
     let walked = walk.run(&mut |frame, offset| {
-        let e = &frame.envelope;
-        let row = Row {
-            account: e.account,
-            item: e.item,
-            lsn: frame.header.lsn,
-            moment: e.moment,
-            offset: u32::try_from(offset).unwrap_or(u32::MAX),
-            length: u32::try_from(frame.len).unwrap_or(u32::MAX),
-            item_kind: e.item_kind,
-            operation: e.operation,
-            flags: e.flags,
-            source: 0,
-        };
-        let source = if e.flags & FLAG_SOURCE == 0 { 0 } else { e.source_hash };
+        if !checkpoint.is_empty() {
+            seen.insert(frame.header.lsn);
+        }
+        let (row, source) = row_of(frame, offset);
         table.insert(&row, source);
     })?;
+    // What the last clean close knew and is not found any more is damaged, not absent: its rows stay, so that whoever asks for
+    // it is told.
+    for row in checkpoint.iter().filter(|r| !seen.contains(&r.lsn)) {
+        table.insert(row, 0);
+    }
+    if walked.pack != 0 {
+        let end = durable_packs.entry(walked.pack).or_default();
+        *end = walked.pack_end.max(*end);
+    }
     out.last_lsn = out.last_lsn.max(walked.last_lsn);
     out.chain = walked.chain;
     out.group = walked.last_group;
     out.capacity = walked.header.map_or(len, |h| h.capacity);
     out.findings.extend_from_slice(&walked.damage);
-    out.catalog.segments.push(Segment { number, part: SegmentPart::Table(table.clone()) });
+    out.catalog.segments.push(Segment::new(number, SegmentPart::Table(table.clone())));
     if !read_only {
+        let known = if out.manifest.head.durable_segment == number { out.manifest.head.durable_end } else { 0 };
+        make_durable(&file, &path, known.max(walked.last_start) / BLOCK as u64 * BLOCK as u64, walked.end)?;
         table.file.get_or_init(|| file);
         let content = Content {
+            pack: walked.pack,
+            pack_end: walked.pack_end,
             end: walked.end,
             records: walked.frames,
             last_group: walked.last_group,
@@ -263,13 +307,33 @@ fn chained_to(files: &Files, number: u64) -> Result<Option<[u8; 16]>> {
     Ok(segment::header_at(&blocks[BLOCK..], &place).map(|h| h.previous))
 }
 
-fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> Result<()> {
+/// The rows of a checkpoint and its trailer, when all of it verifies.
+fn checkpoint_of(files: &Files, name: FileName) -> Option<(Vec<[u8; ROW]>, Trailer)> {
+    let run = checkpoint::open_checkpoint(files, name)?;
+    let mut cursor = RunCursor::new(&run, files, (0, 0));
+    let mut rows = Vec::new();
+    while let Some(row) = cursor.row().ok()? {
+        rows.push(*row);
+        cursor.step();
+    }
+    Some((rows, run.trailer))
+}
+
+/// The rows that the checkpoint of a segment has; none without one.
+fn checkpoint_rows(files: &Files, number: u64) -> Vec<Row> {
+    let found = checkpoint_of(files, FileName::new(FileKind::SegmentCheckpoint, number));
+    found.map_or(Vec::new(), |(rows, _)| rows.iter().filter_map(|r| Row::decode(r)).collect())
+}
+
+fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out: &mut Opened) -> Result<()> {
     let name = FileName::new(FileKind::Pack, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).is_some_and(|e| e.state == SEALED);
-    match IndexRun::open(files, name) {
+    // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
+    let run = IndexRun::open(files, name).and_then(|run| if promised { Ok(run) } else { run.verified(files) });
+    match run {
         Ok(run) if run.trailer.kind == FileKind::Pack.code() && run.trailer.number == number => {
-            out.catalog.packs.push(Pack { number, part: PackPart::Run(Arc::new(run)) });
+            out.catalog.packs.push(Pack::new(number, PackPart::Run(Arc::new(run))));
             return Ok(());
         }
         Ok(_) => out.findings.push(Damage::new(name, 0, DamageKind::FileForeign)),
@@ -285,53 +349,35 @@ fn load_pack(files: &Files, number: u64, read_only: bool, out: &mut Opened) -> R
     let table = Arc::new(PackTable::new(number));
     let mut from = BLOCK as u64;
     let mut before = (0, 0);
-    if let Some(run) = checkpoint::open_checkpoint(files, FileName::new(FileKind::PackCheckpoint, number))
-        && run.trailer.number == number
-        && run.trailer.data_end <= len
+    if let Some((rows, trailer)) = checkpoint_of(files, FileName::new(FileKind::PackCheckpoint, number))
+        && trailer.data_end <= len
     {
-        let mut cursor = RunCursor::new(&run, files, (0, 0));
-        let mut rows = Vec::new();
-        let mut sound = true;
-        loop {
-            match cursor.row() {
-                Ok(Some(bytes)) => rows.extend(PackRow::decode(bytes)),
-                Ok(None) => break,
-                Err(_) => {
-                    sound = false;
-                    break;
-                }
-            }
-            cursor.step();
+        for row in rows.iter().filter_map(|r| PackRow::decode(r)) {
+            table.insert(Extent {
+                pack: number,
+                entry_offset: row.entry_offset,
+                entry_len: row.entry_len,
+                raw_offset: row.raw_offset,
+                length: row.length,
+                digest: Digest(row.digest),
+            });
         }
-        if sound {
-            for row in rows {
-                table.insert(Extent {
-                    pack: number,
-                    entry_offset: row.entry_offset,
-                    entry_len: row.entry_len,
-                    raw_offset: row.raw_offset,
-                    length: row.length,
-                    digest: Digest(row.digest),
-                });
-            }
-            from = run.trailer.data_end;
-            before = (run.trailer.records, run.trailer.padding);
-        }
+        from = trailer.data_end;
+        before = (trailer.records, trailer.padding);
     }
     let reader = files.get(name)?;
-    let head = &out.manifest.head;
-    let vouched_end = match out.manifest.entry(name).filter(|e| e.state == SEALED) {
-        Some(_) => 0, // its footer is damaged: what it vouched for is not known, the frames tell what is missing
-        None if head.pack == number => head.pack_end,
-        None => 0,
-    };
     let mut walked =
         pack_walk::walk(&reader, &path, files.store, number, from, len, vouched_end, &mut |e| table.insert(e))?;
+    if walked.header.is_none() && walked.entries == 0 && before.0 == 0 && vouched_end == 0 && !promised {
+        // It was being made when the power went: nobody refers to it, and its number is not given out again.
+        return Ok(());
+    }
     walked.entries += before.0;
     walked.padding += before.1;
     out.findings.extend_from_slice(&walked.damage);
-    out.catalog.packs.push(Pack { number, part: PackPart::Table(table.clone()) });
+    out.catalog.packs.push(Pack::new(number, PackPart::Table(table.clone())));
     if !read_only {
+        make_durable(&file, &path, vouched_end / BLOCK as u64 * BLOCK as u64, walked.end)?;
         table.file.get_or_init(|| file);
         out.packs.push(OpenPack { table, walked });
     }
@@ -375,7 +421,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         }
         None => {
             let table = Arc::new(SegmentTable::new(opened.last_segment + 1));
-            opened.catalog.segments.push(Segment { number: table.number, part: SegmentPart::Table(table.clone()) });
+            opened.catalog.segments.push(Segment::new(table.number, SegmentPart::Table(table.clone())));
             let capacity = match opened.capacity {
                 0 => FIRST_SEGMENT.min(s.segment_size),
                 c if opened.segments.is_empty() => group::next_capacity(c, s.segment_size),
@@ -406,7 +452,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         None => {
             opened.last_pack += 1;
             let table = Arc::new(PackTable::new(opened.last_pack));
-            opened.catalog.packs.push(Pack { number: table.number, part: PackPart::Table(table.clone()) });
+            opened.catalog.packs.push(Pack::new(table.number, PackPart::Table(table.clone())));
             tail(table, BLOCK as u64, &PackWalked::default())
         }
     };
@@ -505,6 +551,9 @@ pub fn close(shared: &Shared, dir: &Path) -> Result<()> {
         let path = shared.files.path(FileName::new(FileKind::Segment, active.table.number));
         active.file.set_len(active.content.end).map_err(Error::io("trimming", &path))?;
         active.file.sync().map_err(Error::io("syncing", &path))?;
+        let name = FileName::new(FileKind::SegmentCheckpoint, active.table.number);
+        let index = checkpoint::segment_index(&active.table, &active.content, &shared.files, name, BLOCK as u64);
+        checkpoint::write_checkpoint(&shared.files, name, shared.clock.now(), &index)?;
     }
     if let Some(file) = pack.file.get() {
         let path = shared.files.path(FileName::new(FileKind::Pack, pack.number));

@@ -256,9 +256,10 @@ impl Store {
         let path = dir.join("SUPERBLOCK");
         disk.rename(&temp, &path).map_err(Error::io("renaming", &temp))?;
         disk.sync_dir(dir).map_err(Error::io("syncing", dir))?;
-        // The directory's own name: its parent is not ours, so this is done as far as it is allowed.
-        if let Some(parent) = dir.parent().filter(|p| !p.as_os_str().is_empty()) {
-            let _ = disk.sync_dir(parent);
+        // The directory's own name, and of those above it that were made as well: they are not ours, so this is done as far
+        // as it is allowed.
+        for above in dir.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()) {
+            let _ = disk.sync_dir(above);
         }
         Ok(StoreId(store))
     }

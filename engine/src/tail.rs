@@ -42,6 +42,7 @@ impl Tail {
                 last = match &entry {
                     LogEntry::Transaction(t) => Lsn(t.lsn.0 - 1),
                     LogEntry::Damaged(hit, _) => Lsn(hit.row.lsn - 1),
+                    LogEntry::Missing { from, .. } => Lsn(from.0 - 1),
                 };
                 break;
             }

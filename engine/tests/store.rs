@@ -110,7 +110,7 @@ fn what_was_recorded_is_there_after_close_and_after_a_kill() {
                         .log(Lsn(1))
                         .map(|e| match e.unwrap() {
                             LogEntry::Transaction(t) => t.lsn.0,
-                            LogEntry::Damaged(..) => panic!("damage"),
+                            other => panic!("{other:?}"),
                         })
                         .collect();
                     assert_eq!(lsns, (1..=last.0).collect::<Vec<_>>());

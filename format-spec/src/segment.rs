@@ -34,8 +34,12 @@ layout! {
         reserved: u32,
         /// Check of the group before; the first group of a segment: as its file header says.
         previous: [u8; 16],
+        /// Number of the pack that was being written (0: none),
+        pack: u64,
+        /// which was durable up to here before this group was written (W1).
+        pack_end: u64,
         /// Zero.
-        reserved2: [u8; 28],
+        reserved2: [u8; 12],
         /// Check of header bytes 0–91 and everything behind the header, padding included, bound to the header's place.
         check: [u8; 16],
         /// CRC-32 of binding and header bytes 0–107.
@@ -110,7 +114,9 @@ mod tests {
             used: 120,
             reserved: 0,
             previous: [0; 16],
-            reserved2: [0; 28],
+            pack: 0,
+            pack_end: 0,
+            reserved2: [0; 12],
             check: [0; 16],
             crc: 0,
         };

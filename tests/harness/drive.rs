@@ -275,7 +275,7 @@ impl Compare<'_> {
         for found in self.view.log(Lsn(1)) {
             let entry = match self.allow("log", found)? {
                 Some(LogEntry::Transaction(t)) => Some(*t),
-                Some(LogEntry::Damaged(_, e)) => self.allow("log", Err(e))?,
+                Some(LogEntry::Damaged(_, e) | LogEntry::Missing { error: e, .. }) => self.allow("log", Err(e))?,
                 None => None,
             };
             match entry {

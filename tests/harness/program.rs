@@ -22,7 +22,7 @@ pub fn binary() -> &'static Path {
         assert!(out.status.success(), "the binary builds");
         let text = String::from_utf8(out.stdout).expect("cargo writes UTF-8");
         let built = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
-        let path = built.filter_map(|v| v["executable"].as_str().map(PathBuf::from)).last();
+        let path = built.filter_map(|v| v["executable"].as_str().map(PathBuf::from)).next_back();
         path.expect("cargo names the binary")
     })
 }

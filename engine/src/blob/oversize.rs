@@ -138,7 +138,7 @@ impl<'a> Oversize<'a> {
         let dir = self.files.dir.join("pack");
         self.files.disk.sync_dir(&dir).map_err(Error::io("syncing", &dir))?;
         let run = IndexRun::open(self.files, self.name)?;
-        Ok(Pack { number: self.name.number, part: PackPart::Run(Arc::new(run)) })
+        Ok(Pack::new(self.name.number, PackPart::Run(Arc::new(run))))
     }
 
     /// Gives the blob up: it was known already, or could not be read.

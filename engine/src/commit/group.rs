@@ -46,6 +46,9 @@ pub struct Batch {
     /// Most bytes this batch may take here.
     pub room: usize,
     pub target: Target,
+    /// The pack that is written to, and its end once the group's blobs are durable; set when the batch is taken.
+    pub pack: u64,
+    pub pack_end: u64,
 }
 
 impl Batch {
@@ -130,7 +133,7 @@ impl State {
         let free = usize::try_from(target.capacity.saturating_sub(start)).unwrap_or(usize::MAX);
         let room = bytes.min(free);
         let buffer = buffer.filter(|b| b.len() >= room).unwrap_or_else(|| Buffer::new(room.max(BLOCK)));
-        Batch { buffer, used: GroupHeader::SIZE, count: 0, first_lsn: 0, start, room, target }
+        Batch { buffer, used: GroupHeader::SIZE, count: 0, first_lsn: 0, start, room, target, pack: 0, pack_end: 0 }
     }
 
     fn group_bytes(shared: &Shared) -> usize {
@@ -167,7 +170,8 @@ impl State {
             None
         } else {
             self.flush_pack();
-            Some(self.next_batch(shared))
+            let (pack, pack_end) = (self.pack.table.number, self.pack.start);
+            Some(Batch { pack, pack_end, ..self.next_batch(shared) })
         };
         self.queued_bytes = 0;
         Work { pack_writes: self.pack_writes.drain(..).collect(), rolled: std::mem::take(&mut self.rolled), batch }
@@ -194,7 +198,7 @@ impl State {
     /// The segment after the batch's, in the catalog at once so that its rows are found.
     fn next_segment(&self, shared: &Shared, capacity: u64) -> Target {
         let table = Arc::new(SegmentTable::new(self.batch.target.table.number + 1));
-        shared.publish(|c| c.segments.push(Segment { number: table.number, part: SegmentPart::Table(table.clone()) }));
+        shared.publish(|c| c.segments.push(Segment::new(table.number, SegmentPart::Table(table.clone()))));
         Target { table, capacity, fresh: true }
     }
 
@@ -316,7 +320,7 @@ impl Shared {
         s.flush_pack();
         let table = Arc::new(PackTable::new(s.next_pack));
         s.next_pack += 1;
-        self.publish(|c| c.packs.push(Pack { number: table.number, part: PackPart::Table(table.clone()) }));
+        self.publish(|c| c.packs.push(Pack::new(table.number, PackPart::Table(table.clone()))));
         let fresh = PackTail {
             table,
             buffer: s.spare_packs.pop().unwrap_or_else(|| Buffer::new(PACK_BUFFER)),

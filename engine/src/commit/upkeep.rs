@@ -195,6 +195,7 @@ impl Shared {
                 m.head.durable_end = content.end;
                 m.head.durable_chain = content.root;
                 m.head.durable_group = content.last_group;
+                (m.head.pack, m.head.pack_end) = (content.pack, content.pack_end);
             }
         })?;
         self.publish(|c| {
@@ -202,7 +203,9 @@ impl Shared {
                 s.part = SegmentPart::Run(run.clone());
             }
         });
-        Ok(())
+        let checkpoint = FileName::new(FileKind::SegmentCheckpoint, table.number);
+        self.files.forget(checkpoint);
+        remove_if_there(&self.files, &self.files.path(checkpoint))
     }
 
     /// Seals a pack whose entries are all durable.

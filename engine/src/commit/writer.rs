@@ -384,7 +384,9 @@ impl Shared {
             used: u32::try_from(batch.used).map_err(|_| Error::TooLarge("group"))?,
             reserved: 0,
             previous: d.chain,
-            reserved2: [0; 28],
+            pack: batch.pack,
+            pack_end: batch.pack_end,
+            reserved2: [0; 12],
             check: [0; 16],
             crc: 0,
         };
@@ -410,6 +412,7 @@ impl Shared {
         segment.content.last_group = d.group;
         segment.content.root = check;
         segment.content.padding += (len - batch.used) as u64;
+        (segment.content.pack, segment.content.pack_end) = (batch.pack, batch.pack_end);
         d.since_look += len as u64;
         self.durable.store(batch.first_lsn + u64::from(batch.count) - 1, Ordering::Release);
         Ok(buffer)

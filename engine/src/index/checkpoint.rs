@@ -22,6 +22,9 @@ pub struct Content {
     pub root: [u8; 16],
     pub padding: u64,
     pub damaged: u64,
+    /// Segment: the pack that its last group names, and how far that was durable.
+    pub pack: u64,
+    pub pack_end: u64,
 }
 
 fn trailer(kind: FileKind, number: u64, content: &Content) -> Trailer {

@@ -136,6 +136,13 @@ impl SegmentTable {
         all.filter(|((_, l), _)| *l <= last_lsn).take(limit).map(|((k, l), s)| s.row(k, *l)).collect()
     }
 
+    /// The rows of one item, in LSN order, up to `last_lsn`.
+    #[must_use]
+    pub fn rows_of(&self, key: &Key, last_lsn: u64) -> Vec<Row> {
+        let r = read(&self.rows);
+        r.by_key.range((*key, 0)..=(*key, last_lsn)).map(|((k, l), s)| s.row(k, *l)).collect()
+    }
+
     /// LSNs whose source hash is this.
     #[must_use]
     pub fn with_source(&self, hash: u64) -> Vec<u64> {

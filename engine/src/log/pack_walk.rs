@@ -60,10 +60,7 @@ pub fn walk(
         Ok(buf)
     };
     let mut out = PackWalked { end: from, ..PackWalked::default() };
-    match FileHeader::read(&read(0, BLOCK)?, store, name) {
-        Ok(h) => out.header = Some(h),
-        Err(d) => out.damage.push(d),
-    }
+    out.header = FileHeader::read(&read(0, BLOCK)?, store, name).ok();
     let mut at = from;
     // The header of an entry comes with the trailer of the one before it, in one read.
     let mut head = read(at, EntryHeader::SIZE)?;
@@ -102,8 +99,15 @@ pub fn walk(
         let end = at.saturating_add(h.length);
         let trailer_at = end.saturating_sub(u64::from(h.trailer_len));
         let tail = read(trailer_at, h.trailer_len as usize + EntryHeader::SIZE)?;
-        match pack::read_trailer(&tail, &place.at(trailer_at)) {
-            Some((_, rows)) if end <= limit => {
+        // Header and trailer of a flush that was never synced may be there without what lies between them (W1): a blob of
+        // it must not count as known. What was acknowledged is verified when it is read.
+        let trailer = pack::read_trailer(&tail, &place.at(trailer_at)).filter(|_| end <= limit);
+        let whole = match &trailer {
+            Some((t, _)) => at < vouched_end || chunks_are_sound(&read, at, trailer_at, t.chunk_count, &place)?,
+            None => false,
+        };
+        match trailer {
+            Some((_, rows)) if whole => {
                 for r in rows {
                     visit(Extent {
                         pack: number,
@@ -135,7 +139,33 @@ pub fn walk(
         }
     }
     out.end = mailstrata_format::round_up(out.end, BLOCK as u64).unwrap_or(out.end);
+    if out.header.is_none() && (out.entries > 0 || vouched_end > 0) {
+        // Without either the file was being made when the power went, and nobody was promised anything.
+        out.damage.push(Damage::new(name, 0, DamageKind::FileHeader));
+    }
     Ok(out)
+}
+
+/// Whether the chunks of the entry at `entry` are what their headers say, all of them, up to its trailer.
+fn chunks_are_sound(
+    read: &dyn Fn(u64, usize) -> Result<Vec<u8>>,
+    entry: u64,
+    trailer: u64,
+    count: u32,
+    place: &Binding,
+) -> Result<bool> {
+    let mut at = entry + EntryHeader::SIZE as u64;
+    for index in 0..count {
+        let Some(c) = ChunkHeader::read(&read(at, ChunkHeader::SIZE)?, &place.at(at)) else { return Ok(false) };
+        let len = pack::chunk_len(c.stored_len);
+        let body =
+            read(at + ChunkHeader::SIZE as u64, usize::try_from(len).unwrap_or(0).saturating_sub(ChunkHeader::SIZE))?;
+        if c.index != index || !c.vouches_for(&body, &place.at(at)) {
+            return Ok(false);
+        }
+        at = at.saturating_add(len);
+    }
+    Ok(at == trailer)
 }
 
 /// A streamed entry: its chunks are walked up to the trailer that has its lengths.

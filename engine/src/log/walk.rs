@@ -8,7 +8,8 @@ use super::decide::{Decision, Here, decide};
 use crate::disk::{File, read_full};
 use crate::error::{Error, Result};
 use mailstrata_format::file::FileHeader;
-use mailstrata_format::frame::{self, Frame, FrameFault};
+use mailstrata_format::frame::{self, FLAG_SOURCE, Frame, FrameFault};
+use mailstrata_format::index::Row;
 use mailstrata_format::segment::{self, GroupHeader};
 use mailstrata_format::{ALIGN, BLOCK, Binding, Damage, DamageKind, FileKind, FileName, StoreId};
 use std::path::Path;
@@ -51,6 +52,30 @@ pub struct Walked {
     pub damage: Vec<Damage>,
     /// End of what is not zero (the footer of a sealed file excepted).
     pub used: u64,
+    /// Where the last group starts: all before it was durable when it was written.
+    pub last_start: u64,
+    /// The pack that the last group names, and how far that was durable.
+    pub pack: u64,
+    pub pack_end: u64,
+}
+
+/// A frame's index row, and its source hash (0: none).
+#[must_use]
+pub fn row_of(frame: &Frame<'_>, offset: u64) -> (Row, u64) {
+    let e = &frame.envelope;
+    let row = Row {
+        account: e.account,
+        item: e.item,
+        lsn: frame.header.lsn,
+        moment: e.moment,
+        offset: u32::try_from(offset).unwrap_or(u32::MAX),
+        length: u32::try_from(frame.len).unwrap_or(u32::MAX),
+        item_kind: e.item_kind,
+        operation: e.operation,
+        flags: e.flags,
+        source: 0,
+    };
+    (row, if e.flags & FLAG_SOURCE == 0 { 0 } else { e.source_hash })
 }
 
 /// Reads around a place; keeps a megabyte.
@@ -117,6 +142,9 @@ impl Walk<'_> {
             tail: Tail::Clean,
             damage: Vec::new(),
             used: 0,
+            last_start: BLOCK as u64,
+            pack: 0,
+            pack_end: 0,
         };
         let mut chain_known = true;
         match FileHeader::read(window.get(0, BLOCK)?, self.store, name) {
@@ -232,6 +260,8 @@ impl Walk<'_> {
         out.used = out.end;
         out.last_group = h.sequence;
         out.chain = h.check;
+        out.last_start = at;
+        (out.pack, out.pack_end) = (h.pack, h.pack_end);
         Ok(())
     }
 

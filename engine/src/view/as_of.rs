@@ -166,7 +166,7 @@ impl View {
     /// Everything from an LSN on, in LSN order. Damage is an item of its own; what follows it comes all the same.
     #[must_use]
     pub fn log(&self, from: Lsn) -> Log<'_> {
-        Log { view: self, next: from.0, segment: 0, rows: Vec::new().into_iter(), window: Vec::new(), start: 0 }
+        Log { view: self, next: from.0.max(1), segment: 0, ahead: None, rows: Vec::new().into_iter(), window: Vec::new(), start: 0 }
     }
 
     /// The least and the greatest moment of the view; `None` for an empty store.
@@ -300,12 +300,17 @@ pub enum LogEntry {
     Transaction(Box<Transaction>),
     /// A transaction of this item is damaged.
     Damaged(Hit, Error),
+    /// Transactions with these LSNs (inclusive) are in no segment any more: nobody knows whose they were.
+    Missing { from: Lsn, to: Lsn, error: Error },
 }
 
 /// See [`View::log`].
 pub struct Log<'a> {
     view: &'a View,
+    /// The LSN that comes next: they follow each other without gaps.
     next: u64,
+    /// Found behind a gap, told after it.
+    ahead: Option<Hit>,
     /// Index into the catalog's segments of the one to read next.
     segment: usize,
     rows: std::vec::IntoIter<Hit>,
@@ -343,6 +348,19 @@ impl Log<'_> {
         Ok(false)
     }
 
+    /// What is missing before an LSN.
+    fn gap(&mut self, lsn: u64, before: Option<&Hit>) -> Option<LogEntry> {
+        let (from, to) = (self.next, lsn.checked_sub(1)?);
+        if from > to {
+            return None;
+        }
+        self.next = lsn;
+        let last = self.view.catalog.segments.last().map_or(0, |s| s.number);
+        let (segment, offset) = before.map_or((last, 0), |h| (h.segment, u64::from(h.row.offset)));
+        let damage = Damage::new(FileName::new(FileKind::Segment, segment), offset, DamageKind::Chain);
+        Some(LogEntry::Missing { from: Lsn(from), to: Lsn(to), error: damage.into() })
+    }
+
     fn read(&mut self, hit: &Hit) -> Result<Transaction> {
         let name = FileName::new(FileKind::Segment, hit.segment);
         let (at, len) = (u64::from(hit.row.offset), hit.row.length as usize);
@@ -372,13 +390,18 @@ impl Iterator for Log<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let Some(hit) = self.rows.next() else {
+            let Some(hit) = self.ahead.take().or_else(|| self.rows.next()) else {
                 match self.next_segment() {
                     Ok(true) => continue,
-                    Ok(false) => return None,
+                    Ok(false) => return self.gap(self.view.lsn.0 + 1, None).map(Ok),
                     Err(e) => return Some(Err(e)),
                 }
             };
+            if let Some(gap) = self.gap(hit.row.lsn, Some(&hit)) {
+                self.ahead = Some(hit);
+                return Some(Ok(gap));
+            }
+            self.next = hit.row.lsn + 1;
             if hit.row.item_kind == ItemKind::Cursor.code() {
                 continue;
             }

@@ -314,7 +314,9 @@ impl Log {
             used: u32::try_from(used).unwrap(),
             reserved: 0,
             previous: self.chain,
-            reserved2: [0; 28],
+            pack: 0,
+            pack_end: 0,
+            reserved2: [0; 12],
             check: [0; 16],
             crc: 0,
         };

@@ -89,6 +89,11 @@ pub fn export(view: &View, what: &Export, out: impl Write) -> Result<Totals, Exp
                 match entry? {
                     LogEntry::Transaction(t) => w.transaction(&t)?,
                     LogEntry::Damaged(hit, e) => w.damaged(&hit, &e)?,
+                    LogEntry::Missing { from, to, error } => {
+                        // Nobody knows whose they were, so no line can name them.
+                        tracing::error!(%error, "transactions {from} to {to} are lost");
+                        w.totals.damaged += to.0 - from.0 + 1;
+                    }
                 }
             }
         }

@@ -15,10 +15,29 @@ fn measure() {
     let options = StoreOptions::new().unwrap();
     Store::create(&store, &Create::default(), &options).unwrap();
     let Ok(Url::Maildir(url)) = format!("maildir:{tree}/{{user}}").parse() else { panic!() };
-    let scan = |what: &str, opened: &Store| {
-        let report = SmartScan::new(opened, &url, Options::default()).run(&|_| {}, &AtomicBool::new(false)).unwrap();
-        println!("{what}: {}", serde_json::to_string(&report).unwrap());
+    let cpu = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let words: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        (words[11].parse::<f64>().unwrap() / 100.0, words[12].parse::<f64>().unwrap() / 100.0)
     };
+    let run = |what: &str, opened: &Store, options: Options| {
+        let before = cpu();
+        let r = SmartScan::new(opened, &url, options).run(&|_| {}, &AtomicBool::new(false)).unwrap();
+        let after = cpu();
+        println!(
+            "{what}: {:.3} s, {:.2} s user, {:.2} s system; {:?} {:?} {} bytes read, {} new, {} errors, {} alarms",
+            r.seconds,
+            after.0 - before.0,
+            after.1 - before.1,
+            r.accounts,
+            r.messages,
+            r.bytes_read,
+            r.bytes_new,
+            r.errors.total,
+            r.alarms.total
+        );
+    };
+    let scan = |what: &str, opened: &Store| run(what, opened, Options::default());
     let size = || {
         let out = std::process::Command::new("du").args(["-sb"]).arg(&store).output().unwrap();
         println!("store: {}", String::from_utf8_lossy(&out.stdout).trim());
@@ -43,9 +62,9 @@ fn measure() {
     if let Ok(command) = std::env::var("MAILSTRATA_MUTATE") {
         for n in 0..3 {
             let seed = std::env::var("SEED").unwrap_or("7".into()).parse::<u64>().unwrap() + n;
-            let run =
+            let status =
                 std::process::Command::new("sh").arg("-c").arg(command.replace("SEED", &seed.to_string())).status();
-            assert!(run.unwrap().success());
+            assert!(status.unwrap().success());
             let opened = Store::open(&store, &options).unwrap();
             scan("changed", &opened);
             opened.close().unwrap();
@@ -57,9 +76,9 @@ fn measure() {
         }
     }
     let opened = Store::open(&store, &options).unwrap();
-    let deep = Options { deep: true, ..Options::default() };
-    let report = SmartScan::new(&opened, &url, deep).run(&|_| {}, &AtomicBool::new(false)).unwrap();
-    println!("deep: {}", serde_json::to_string(&report).unwrap());
+    if std::env::var("DEEP").is_ok() {
+        run("deep", &opened, Options { deep: true, ..Options::default() });
+    }
     size();
     rss();
 }

@@ -161,6 +161,20 @@ fn accounts_come_and_go() {
 }
 
 #[test]
+fn an_account_whose_directory_was_exchanged_is_scanned() {
+    let w = world();
+    let (report, _) = watching(&w, quick(), |wait| {
+        rename(&w.root(U), &w.dir.path().join("aside"));
+        w.folder(U, "INBOX");
+        w.folder(U, "Other");
+        w.deliver(U, "Other", "9.o", "from a restore");
+        wait(&|_| w.root(U).exists() && w.stored(U, None) == w.disk(U));
+    });
+    assert_eq!(report.errors.total, 0, "{report:?}");
+    w.agree(U);
+}
+
+#[test]
 fn what_was_not_followed_is_a_gap_and_scanned_at_the_next_start() {
     let w = world();
     watching(&w, quick(), |_| {});
@@ -197,6 +211,10 @@ fn a_crowd_of_random_changes_ends_as_the_disk_is() {
         let mut there: Vec<(usize, std::path::PathBuf)> = Vec::new();
         for n in 0..1500 {
             let pause = rng(12) == 0;
+            if rng(40) == 0 {
+                // Has the account scanned, beside what is followed.
+                fs::write(w.root(&users[rng(users.len())]).join("dovecot-keywords"), "0 a\n").unwrap();
+            }
             let u = rng(users.len());
             let dir = w.folder_dir(&users[u], ["INBOX", "A", "B"][rng(3)]);
             let mine: Vec<usize> = (0..there.len()).filter(|i| there[*i].0 == u).collect();

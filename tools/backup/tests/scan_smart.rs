@@ -207,6 +207,24 @@ fn one_name_in_two_folders_is_two_items() {
 }
 
 #[test]
+fn a_message_in_new_and_in_cur_is_the_one_in_cur_at_every_scan() {
+    let w = world();
+    let inbox = w.root(U);
+    w.scan();
+    fs::write(inbox.join("cur/1.a:2,S"), "another text").unwrap();
+    w.scan();
+    let mut disk = w.disk(U);
+    assert_same(&w.stored(U, None), &disk, "both");
+    let lsn = w.lsn();
+    w.scan();
+    assert_eq!(w.lsn(), lsn);
+    fs::remove_file(inbox.join("new/1.a")).unwrap();
+    w.scan();
+    disk = w.disk(U);
+    assert_same(&w.stored(U, None), &disk, "one");
+}
+
+#[test]
 fn empty_large_and_odd_messages_come_through() {
     let w = world();
     let inbox = w.root(U);
@@ -286,6 +304,55 @@ fn an_interrupted_scan_is_finished_by_the_next_without_repeating_itself() {
     assert_eq!(first + report.messages.added, 600);
     w.agree(U);
     assert_eq!(w.native_ids(U).len(), 600);
+}
+
+/// A copy of a store that is being written is the store after a crash at that moment.
+#[test]
+fn a_cursor_that_survived_proves_that_its_account_did() {
+    let w = World::new();
+    let users: Vec<String> = (0..40).map(|n| format!("user{n:02}")).collect();
+    for (n, u) in users.iter().enumerate() {
+        w.folder(u, "INBOX");
+        w.folder(u, "Work");
+        for m in 0..40 {
+            let text = format!("{n} {m} ").repeat(100 + m * n);
+            w.deliver(u, ["INBOX", "Work"][m % 2], &format!("{m}.m"), &text);
+        }
+    }
+    let store = w.dir.path().join("store");
+    let over = AtomicBool::new(false);
+    let copies = std::thread::scope(|scope| {
+        let scanning = scope.spawn(|| {
+            w.scan();
+            over.store(true, Ordering::Relaxed);
+        });
+        let mut copies = Vec::new();
+        while !over.load(Ordering::Relaxed) && copies.len() < 40 {
+            let copy = w.dir.path().join(format!("copy{}", copies.len()));
+            fs::create_dir(&copy).unwrap();
+            // The log first: then the packs hold at least what it names.
+            for part in ["SUPERBLOCK", "log", "run", "pack", "index"] {
+                let out = std::process::Command::new("cp").arg("-r").arg(store.join(part)).arg(&copy).output().unwrap();
+                let _ = out;
+            }
+            copies.push(copy);
+        }
+        scanning.join().unwrap();
+        copies
+    });
+    let key = mailstrata_format::ItemKey::of(ItemKind::Cursor.code(), b"maildir-scan");
+    let mut proven = 0;
+    for copy in &copies {
+        let Ok(reader) = mailstrata_engine::Store::open_read(copy, &scan_tree::options()) else { continue };
+        let view = reader.view();
+        for u in &users {
+            if view.locate(w.id(u), key, None).unwrap().is_some() {
+                assert_same(&stored(&view, w.id(u), None), &w.disk(u), u);
+                proven += 1;
+            }
+        }
+    }
+    println!("{} copies, {proven} cursors", copies.len());
 }
 
 #[test]

@@ -5,10 +5,11 @@
 
 use mailstrata_engine::{Batch, Blob, Error as StoreError, Store};
 use mailstrata_format::Digest;
+use mailstrata_format::digest::Hasher;
 use mailstrata_mailstore::header::{self, HEAD_BYTES_MAX, Summary};
 use mailstrata_mailstore::source::OpenMessage;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::os::unix::fs::MetadataExt as _;
 
 /// Messages from this length on stream.
@@ -67,8 +68,21 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// Reads a message to its end.
-    pub fn read(&mut self, store: &Store, batch: &mut Batch<'_>, mut open: OpenMessage) -> Result<Content, Unread> {
+    /// Reads a message to its end. With `likely_known` a large one is hashed first, and stored only if it is not.
+    pub fn read(
+        &mut self,
+        store: &Store,
+        batch: &mut Batch<'_>,
+        mut open: OpenMessage,
+        likely_known: bool,
+    ) -> Result<Content, Unread> {
+        if likely_known && open.size >= SMALL as u64 {
+            match self.hashed(store, &mut open) {
+                Ok(Some(content)) => return Ok(content),
+                Ok(None) => open.file.rewind().map_err(Unread::File)?,
+                Err(e) => return Err(e),
+            }
+        }
         let changed = changed_us(&open.file);
         let mut filled = 0;
         if open.size < SMALL as u64 {
@@ -91,8 +105,6 @@ impl Reader {
         } else {
             // Large, or it grew while it was read.
             let mut stream = Head { inner: start.chain(open.file), head: Vec::with_capacity(HEAD_BYTES_MAX) };
-            let before = batch.bytes();
-            debug_assert!(before <= SMALL);
             let blob = store.put_blob(&mut stream).map_err(|e| match e {
                 StoreError::Content(e) => Unread::File(io::Error::new(e.kind(), e.to_string())),
                 e => Unread::Store(e),
@@ -100,5 +112,34 @@ impl Reader {
             (blob, header::summary(&stream.head), true)
         };
         Ok(Content { blob, summary, internal_date: open.received_us, changed, new })
+    }
+
+    /// The content, when the store has it.
+    fn hashed(&mut self, store: &Store, open: &mut OpenMessage) -> Result<Option<Content>, Unread> {
+        let changed = changed_us(&open.file);
+        let (mut hasher, mut length) = (Hasher::default(), 0);
+        let mut head = Vec::new();
+        loop {
+            match open.file.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(n) => {
+                    let part = self.buffer.get(..n).unwrap_or_default();
+                    hasher.update(part);
+                    length += n as u64;
+                    if head.is_empty() {
+                        head.extend_from_slice(part.get(..HEAD_BYTES_MAX).unwrap_or(part));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Unread::File(e)),
+            }
+        }
+        let digest = hasher.finish();
+        if store.blob_known(&digest).map_err(Unread::Store)?.is_none() {
+            return Ok(None);
+        }
+        let blob = Blob { digest, length, role: None };
+        let summary = header::summary(&head);
+        Ok(Some(Content { blob, summary, internal_date: open.received_us, changed, new: false }))
     }
 }

@@ -20,6 +20,9 @@ pub const SCAN: &[u8] = b"maildir-scan";
 /// What is before a folder's path in the name of its attribute.
 const FOLDER: &[u8] = b"f/";
 
+/// Attribute, see [`Cursor::complete`].
+const COMPLETE: &[u8] = b"complete";
+
 /// A folder as it was read.
 #[derive(Debug, Clone)]
 pub struct Mark {
@@ -52,6 +55,8 @@ pub struct Cursor {
     pub time: i64,
     /// By path.
     pub folders: BTreeMap<Vec<u8>, Mark>,
+    /// No folder was left out: what is not in it was not there.
+    pub complete: bool,
 }
 
 impl Cursor {
@@ -76,6 +81,7 @@ impl Cursor {
             root: PathBuf::from(OsString::from_vec(state.attribute(b"root").unwrap_or_default().to_vec())),
             time,
             folders: folders.collect(),
+            complete: state.attribute(COMPLETE) == Some(b"true"),
         }))
     }
 
@@ -86,6 +92,7 @@ impl Cursor {
             (b"source".to_vec(), text(&self.source)),
             (b"root".to_vec(), text(self.root.as_os_str().as_bytes())),
             (b"time".to_vec(), number(self.time)),
+            (COMPLETE.to_vec(), number(self.complete)),
         ];
         for (path, mark) in &self.folders {
             attributes.push(([FOLDER, path.as_slice()].concat(), text(mark.text().as_bytes())));

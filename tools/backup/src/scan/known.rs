@@ -43,7 +43,8 @@ const _: () = assert!(size_of::<Known>() == 64);
 
 /// Where a message is: its folder's slot and its base name.
 pub fn place_of(slot: u32, base: &[u8]) -> u64 {
-    xxh3_64_with_seed(base, u64::from(slot))
+    // Of short inputs, small seeds only change a few bits that the input could change as well: the slot is spread out first.
+    xxh3_64_with_seed(base, (u64::from(slot) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// The hash of an object id or base name.

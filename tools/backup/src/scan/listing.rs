@@ -63,6 +63,8 @@ pub struct Appeared {
 enum Found {
     Unchanged,
     Task(Why),
+    /// A task, unless the message is in `cur/` too.
+    Late(Why),
     Appeared,
 }
 
@@ -82,23 +84,31 @@ impl Worker<'_> {
             Err(e) => return Ok(self.not_listed(job, slot, &e)),
         };
         let mut notices = Vec::new();
+        // `new/` is listed before `cur/`. A message in both was renamed meanwhile, or somebody left a link behind: `cur/` counts.
+        let mut late: Vec<(u64, MessageEntry, Why)> = Vec::new();
+        let mut twice: HashSet<u64> = HashSet::new();
         let mut appeared = std::mem::take(&mut self.appeared);
         let listing = open.messages(
             &mut |entry| {
+                let place = place_of(slot, &entry.base);
                 let found = {
                     let mut live = locked(&job.live);
-                    match live.known.get_mut(place_of(slot, &entry.base)) {
+                    match live.known.get_mut(place) {
                         None if first => Found::Task(Why::New { from: None }),
                         None => Found::Appeared,
                         Some(known) => {
-                            // Renamed while the folder was read, it is listed twice.
-                            let twice = known.see() && !first;
-                            if deep && !twice {
-                                Found::Task(Why::Verify)
-                            } else if twice || known.unread() || known.state != state_of_entry(&entry) {
-                                Found::Task(Why::Known)
-                            } else {
-                                Found::Unchanged
+                            let again = known.see() && !first;
+                            let differs = known.unread() || known.state != state_of_entry(&entry);
+                            if again {
+                                twice.insert(place);
+                            }
+                            match (deep && !again, differs) {
+                                (false, false) => Found::Unchanged,
+                                (verify, _) if entry.in_new => {
+                                    Found::Late(if verify { Why::Verify } else { Why::Known })
+                                }
+                                (true, _) => Found::Task(Why::Verify),
+                                (false, true) => Found::Task(Why::Known),
                             }
                         }
                     }
@@ -106,6 +116,7 @@ impl Worker<'_> {
                 match found {
                     Found::Unchanged => {}
                     Found::Task(why) => filling.push(self, entry, why),
+                    Found::Late(why) => late.push((place, entry, why)),
                     Found::Appeared if appeared.kept.len() < APPEARED_MAX => appeared.kept.push((slot, entry)),
                     Found::Appeared => drop(appeared.overflown.insert(slot)),
                 }
@@ -113,9 +124,18 @@ impl Worker<'_> {
             &mut |n| notices.push(n),
         );
         self.appeared = appeared;
+        for (place, entry, why) in late {
+            if !twice.contains(&place) {
+                filling.push(self, entry, why);
+            }
+        }
         filling.flush(self);
         let mut report = locked(&job.report);
         notices.iter().for_each(|n| report.notice(n));
+        if !twice.is_empty() && listing.as_ref().is_ok_and(|l| l.stable) {
+            let (many, dir) = (twice.len(), folder.dir.display());
+            report.notices.add(format!("{dir}: {many} messages are in new/ and in cur/; those in cur/ count"));
+        }
         drop(report);
         match listing {
             Ok(listing) => {
@@ -145,8 +165,14 @@ impl Worker<'_> {
         let Appeared { mut kept, overflown } = std::mem::take(&mut self.appeared);
         kept.retain(|(slot, _)| !overflown.contains(slot));
         kept.sort_by(|a, b| (a.0, &a.1.base).cmp(&(b.0, &b.1.base)));
-        // Listed twice; either entry does, it is opened under its present name.
-        kept.dedup_by(|a, b| a.0 == b.0 && a.1.base == b.1.base);
+        // Listed twice, the later entry counts.
+        kept.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0 && later.1.base == earlier.1.base;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
         let mut kept = kept.into_iter().peekable();
         while let Some((slot, _)) = kept.peek() {
             let slot = *slot;

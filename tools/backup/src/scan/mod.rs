@@ -30,6 +30,8 @@ pub mod realtime;
 
 mod settle;
 
+mod comings;
+
 mod window;
 
 mod marks;

@@ -148,6 +148,7 @@ impl Worker<'_> {
         let cursor = cursor.filter(|c| c.is_of(&scan.source_id, &account.root));
         let kept = holding(cursor.as_ref(), &folders, scan.options.deep);
         if let Some(cursor) = &cursor
+            && cursor.complete
             && kept.iter().all(Option::is_some)
             && !folders_gone(cursor, &folders)
         {
@@ -440,10 +441,12 @@ fn next_cursor(
 ) -> Cursor {
     let troubled = locked(&job.troubled);
     let mut folders = std::collections::BTreeMap::new();
+    let mut complete = true;
     for p in plan {
         let path = &p.folder.path;
         let twice = plan.iter().filter(|o| o.slot == p.slot).count() > 1;
         if twice || troubled.contains(&p.slot) || !p.stable {
+            complete = false;
             continue;
         }
         let mark = match (&p.kept, &p.marker) {
@@ -456,21 +459,26 @@ fn next_cursor(
                 let idle = !marker.vouches_for(marker);
                 before.filter(|b| idle && b.subscribed == fresh.subscribed).cloned().unwrap_or(fresh)
             }
-            (None, None) => continue,
+            (None, None) => {
+                complete = false;
+                continue;
+            }
         };
         folders.insert(path.clone(), mark);
     }
     for path in unread {
         if let Some(mark) = old.and_then(|old| old.folders.get(path)) {
             folders.insert(path.clone(), mark.clone());
+        } else {
+            complete = false;
         }
     }
-    Cursor { source: source.to_vec(), root: job.account.root.clone(), time, folders }
+    Cursor { source: source.to_vec(), root: job.account.root.clone(), time, folders, complete }
 }
 
 fn same_marks(old: &Cursor, new: &Cursor) -> bool {
     let text = |c: &Cursor| -> Vec<(Vec<u8>, String)> {
         c.folders.iter().map(|(p, m)| (p.clone(), format!("{} {:x} {}", m.subscribed, m.inode, m.marker))).collect()
     };
-    text(old) == text(new)
+    old.complete == new.complete && text(old) == text(new)
 }

@@ -127,7 +127,8 @@ impl Worker<'_> {
         };
         let mut content = None;
         if need {
-            match self.reader.read(store, &mut self.batch, open) {
+            let likely_known = !matches!(task.why, Why::New { from: None });
+            match self.reader.read(store, &mut self.batch, open, likely_known) {
                 Ok(read) => {
                     if task.why == Why::Verify && !read.new {
                         self.verify_stored(job, &entry, &read)?;

@@ -254,10 +254,6 @@ impl<'a> Watch<'a> {
         let options = Options { account: None, deep: false, ..self.options.clone() };
         let scan = SmartScan::sharing(self.store, &self.url, options, registry, true);
         let accounts = scan.source.accounts(&mut |_| {})?;
-        self.tally.update(|s| {
-            (s.since, s.backend) = (now_us(), follower.backend());
-            (s.watches, s.accounts) = (follower.watches() as u64, accounts.found.len() as u64);
-        });
         let shared = Shared {
             store: self.store,
             marks: Marks::load(self.store, accounts.found.iter().map(|a| a.address.as_slice()))?,
@@ -272,6 +268,11 @@ impl<'a> Watch<'a> {
         for account in &accounts.found {
             self.tally.doubt(&account.address, "not scanned since the start");
         }
+        // Last, so that a status with a beginning never calls an account settled that was not looked at.
+        self.tally.update(|s| {
+            (s.since, s.backend) = (now_us(), follower.backend());
+            (s.watches, s.accounts) = (follower.watches() as u64, accounts.found.len() as u64);
+        });
         shared.requests.ask_all();
         let (acks, waiting) = crossbeam_channel::bounded(ACKS_MAX);
         std::thread::scope(|scope| -> Result<()> {

@@ -12,7 +12,6 @@ use super::known::{Known, digest_of, object_of, place_of};
 use super::live::{Live, Seen, SlotId, concerns_one, state_of_entry};
 use super::realtime::{Ack, Shared};
 use super::registry::Shared as SharedLive;
-use super::smart::delete_account;
 use super::window::{Half, Held, Window};
 use super::{Error, Result, When, locked, now_us, shown};
 use crossbeam_channel::Sender;
@@ -32,19 +31,33 @@ use xxhash_rust::xxh3::Xxh3;
 /// How long to wait before a refused account is tried again.
 const REFUSED_WAIT: Duration = Duration::from_secs(10);
 
+/// How long it is remembered under which name a message appeared …
+const NAMES_FOR: Duration = Duration::from_secs(10);
+/// … and of how many.
+const NAMES_MAX: usize = 4096;
+
 /// A file's own time of change is believed when it is this close before the event, µs.
 const BELIEVED: i64 = 10_000_000;
 
 /// See the module.
 pub struct Follow<'a> {
-    shared: &'a Shared<'a>,
+    pub(super) shared: &'a Shared<'a>,
     acks: Sender<Ack>,
-    accounts: Accounts,
-    window: Window,
+    pub(super) accounts: Accounts,
+    pub(super) window: Window,
     reader: Reader,
     batch: Batch<'a>,
     /// Places that an event of this batch proved to hold a message.
     proven: HashSet<u64>,
+    /// The names under which messages appeared lately, by place: when another name of the same message vanishes (a server links
+    /// it from `new` to `cur` and removes the first), it has not gone.
+    names: HashMap<u64, Name>,
+}
+
+struct Name {
+    file_name: Vec<u8>,
+    in_new: bool,
+    since: Instant,
 }
 
 /// A message as an event names it.
@@ -86,7 +99,7 @@ fn moment(event: i64, file: i64) -> i64 {
     if (event - BELIEVED..=event).contains(&file) { file } else { event }
 }
 
-const fn exactly(at: i64) -> When {
+pub(super) const fn exactly(at: i64) -> When {
     When { at, not_before: None }
 }
 
@@ -106,6 +119,7 @@ impl<'a> Follow<'a> {
             reader: Reader::default(),
             batch: shared.store.batch(),
             proven: HashSet::new(),
+            names: HashMap::new(),
         }
     }
 
@@ -136,6 +150,7 @@ impl<'a> Follow<'a> {
             match change {
                 Change::Message { account, folder_dir, in_new, name, kind, at_us } => {
                     let key = place_key(&account.root, &folder_dir, &name);
+                    let now_named = self.remember_name(key, &name, in_new, &kind);
                     let across = matches!(&kind, MessageChange::Renamed { from }
                         if place_key(&account.root, &from.folder_dir, &from.name) != key);
                     if !across && last.get(&key).is_some_and(|l| *l > i) {
@@ -144,7 +159,12 @@ impl<'a> Follow<'a> {
                         }
                         continue;
                     }
-                    let outcome = self.message(&account, &folder_dir, in_new, &name, kind, at_us);
+                    let outcome = match now_named {
+                        Some(n) => {
+                            self.message(&account, &folder_dir, n.in_new, &n.file_name, MessageChange::Appeared, at_us)
+                        }
+                        None => self.message(&account, &folder_dir, in_new, &name, kind, at_us),
+                    };
                     self.survive(&account.address, outcome)?;
                 }
                 Change::FolderChanged { account } => {
@@ -159,6 +179,22 @@ impl<'a> Follow<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the name under which a message appeared. For a name that vanished, the other one that the message has.
+    fn remember_name(&mut self, key: u64, name: &[u8], in_new: bool, kind: &MessageChange) -> Option<Name> {
+        if *kind == MessageChange::Vanished {
+            let now = self.names.remove(&key)?;
+            return (now.file_name != name || now.in_new != in_new).then_some(now);
+        }
+        if self.names.len() >= NAMES_MAX {
+            self.names.retain(|_, n| n.since.elapsed() < NAMES_FOR);
+            if self.names.len() >= NAMES_MAX {
+                self.names.clear();
+            }
+        }
+        self.names.insert(key, Name { file_name: name.to_vec(), in_new, since: Instant::now() });
+        None
     }
 
     /// An error of one item, or a full disk, puts its account in doubt; other errors of the store end it all.
@@ -182,7 +218,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Has the last transaction of an account waited for.
-    fn acknowledge(&self, live: &Live, happened: i64) {
+    pub(super) fn acknowledge(&self, live: &Live, happened: i64) {
         if let Some(ticket) = live.last() {
             self.shared.tally.update(|s| s.waiting += 1);
             // The other end is gone only when the scanner ends with an error.
@@ -280,7 +316,7 @@ impl<'a> Follow<'a> {
         };
         let mut content = None;
         if !like {
-            match self.reader.read(self.shared.store, &mut self.batch, open) {
+            match self.reader.read(self.shared.store, &mut self.batch, open, false) {
                 Ok(read) => content = Some(read),
                 Err(Unread::File(e)) => return self.unreadable(n, &entry, &e.to_string()),
                 Err(Unread::Store(e)) => return Err(e.into()),
@@ -338,14 +374,17 @@ impl<'a> Follow<'a> {
             return Ok(());
         };
         let (object, digest) = (object_of(&entry.base), digest_of(&content.blob.digest));
-        while let Some(gone) = self.window.take_gone(n.account, object, digest) {
-            let Half::Gone { base } = &gone.half else { continue };
-            if live.known.get(gone.place).is_some_and(|k| k.unread() || k.digest == digest) {
+        if let Some(gone) = self.window.take_gone(n.account, object, digest) {
+            if let (Half::Gone { base }, Some(known)) = (&gone.half, live.known.get(gone.place))
+                && (known.unread() || known.digest == digest)
+            {
                 live.move_to(store, gone.place, Some(base), n.slot, entry, exactly(at))?;
                 tally.count(|c| c.moved += 1);
                 self.acknowledge(&live, at);
                 return Ok(());
             }
+            // The name of another message: that one goes on waiting.
+            self.window.hold(gone);
         }
         if !content.new && elsewhere(&live, place, object, digest) {
             let half = Half::Arrival { slot: n.slot, entry: entry.clone(), content: Box::new(content) };
@@ -419,15 +458,17 @@ impl<'a> Follow<'a> {
             return Ok(());
         };
         let digest = (!known.unread()).then_some(known.digest);
-        while let Some(came) = self.window.take_arrival(n.account, known.object, digest) {
-            let Half::Arrival { slot, entry, content } = &came.half else { continue };
-            let same = known.unread() || digest_of(&content.blob.digest) == known.digest;
-            if same && live.known.get(came.place).is_none() {
+        if let Some(came) = self.window.take_arrival(n.account, known.object, digest) {
+            if let Half::Arrival { slot, entry, content } = &came.half
+                && (known.unread() || digest_of(&content.blob.digest) == known.digest)
+                && live.known.get(came.place).is_none()
+            {
                 live.move_to(store, place, Some(n.base()), *slot, entry, exactly(came.at))?;
                 tally.count(|c| c.moved += 1);
                 self.acknowledge(&live, came.at);
                 return Ok(());
             }
+            self.window.hold(came);
         }
         let half = Half::Gone { base: n.base().to_vec() };
         self.window.hold(Held { account: n.account.clone(), half, place, object: known.object, digest, at: n.at });
@@ -481,87 +522,6 @@ impl<'a> Follow<'a> {
             _ => return Ok(()),
         }
         self.acknowledge(&live, held.at);
-        Ok(())
-    }
-
-    /// Folders came, went, or are called otherwise; or subscriptions or keywords changed, which a scan sees to.
-    fn folders(&mut self, account: &Arc<Account>) -> Result<()> {
-        let scan = &self.shared.scan;
-        let at = now_us();
-        let shared = scan.registry.get(self.shared.store, &account.address)?;
-        let Ok(mut folders) = scan.source.folders(account, &mut |_| {}) else {
-            self.shared.requests.ask(&account.address, Duration::ZERO);
-            return Ok(());
-        };
-        let mut live = locked(&shared);
-        let missing =
-            live.slots.iter().any(|s| !s.gone && s.native.is_some() && !folders.found.iter().any(|f| f.path == s.path));
-        if missing {
-            // One that is renamed while the names are read can be missed: what is missing twice is gone.
-            match scan.source.folders(account, &mut |_| {}) {
-                Ok(again) if folders.found.iter().all(|f| again.found.iter().any(|a| a.path == f.path)) => {
-                    folders = again
-                }
-                _ => {
-                    self.shared.requests.ask(&account.address, Duration::ZERO);
-                    return Ok(());
-                }
-            }
-        }
-        live.record_account(self.shared.store, exactly(at))?;
-        let synced = live.sync_folders(self.shared.store, &scan.source, account, &folders, exactly(at))?;
-        for slot in &synced.gone {
-            let inside: Vec<Known> = live.known.iter().filter(|k| k.slot() == *slot).copied().collect();
-            for known in inside {
-                live.delete(self.shared.store, known.place(), None, exactly(at))?;
-                self.shared.tally.count(|c| c.deleted += 1);
-            }
-            live.delete_folder(self.shared.store, *slot, exactly(at))?;
-        }
-        let touched = synced.added + synced.changed + synced.gone.len() as u64;
-        if touched > 0 {
-            self.shared.tally.count(|c| c.folders += touched);
-            self.acknowledge(&live, at);
-        }
-        drop(live);
-        self.shared.requests.ask(&account.address, Duration::ZERO);
-        Ok(())
-    }
-
-    /// Users came or went.
-    fn accounts_changed(&mut self) -> Result<()> {
-        let source = &self.shared.scan.source;
-        let looked = source.accounts(&mut |_| {}).and_then(|_| source.accounts(&mut |_| {}));
-        let all: Vec<Vec<u8>> = self.accounts.found.iter().map(|a| a.address.clone()).collect();
-        let now = match looked {
-            Ok(now) => now,
-            Err(e) => return self.shared.doubt(None, &all, &e.to_string(), now_us()),
-        };
-        if now.found.is_empty() && all.len() > 1 {
-            let why = "no account is there any more; that looks like a file system that is not mounted";
-            locked(&self.shared.report).alarms.add(why);
-            return self.shared.doubt(None, &all, why, now_us());
-        }
-        for account in &now.found {
-            if self.accounts.presence(account) != Presence::Present {
-                self.shared.tally.doubt(&account.address, "new");
-                self.shared.requests.ask(&account.address, Duration::ZERO);
-            }
-        }
-        for account in &self.accounts.found {
-            if now.presence(account) == Presence::Gone {
-                let (store, address) = (self.shared.store, &account.address);
-                self.shared.scan.registry.forget(address)?;
-                delete_account(store, store.account_of(address)?, address, |_| {})?;
-                self.shared.marks.forget(address);
-                self.shared.tally.clear(address);
-                let mut report = locked(&self.shared.report);
-                report.accounts.deleted += 1;
-                report.alarms.add(format!("account {} is gone; recorded as deleted", shown(address)));
-            }
-        }
-        self.shared.tally.update(|s| s.accounts = now.found.len() as u64);
-        self.accounts = now;
         Ok(())
     }
 }
