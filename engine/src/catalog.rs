@@ -23,13 +23,20 @@ pub enum SegmentPart {
     Run(Arc<IndexRun>),
 }
 
+/// An index made from the data it is about.
+struct Rebuilt<T> {
+    table: Arc<T>,
+    /// The data are sound to the last byte: what is not in the table is not there.
+    complete: bool,
+}
+
 /// A segment that a view can reach.
 #[derive(Clone)]
 pub struct Segment {
     pub number: u64,
     pub part: SegmentPart,
     /// Made from the frames when a block of the index turned out to be damaged (W3).
-    rebuilt: Arc<OnceLock<Arc<SegmentTable>>>,
+    rebuilt: Arc<OnceLock<Rebuilt<SegmentTable>>>,
 }
 
 /// The index of a pack.
@@ -45,7 +52,7 @@ pub struct Pack {
     pub number: u64,
     pub part: PackPart,
     /// Made from the entries when a block of the index turned out to be damaged (W3).
-    rebuilt: Arc<OnceLock<Arc<PackTable>>>,
+    rebuilt: Arc<OnceLock<Rebuilt<PackTable>>>,
 }
 
 impl Pack {
@@ -60,7 +67,13 @@ impl Pack {
         match &self.part {
             PackPart::Table(t) => Ok(t.get(digest)),
             PackPart::Run(run) if run.may_hold(hash) => match self.find_in(run, files, digest) {
-                Err(e) if is_index_damage(&e) => Ok(self.rebuild(run, files, &e)?.get(digest)),
+                Err(e) if is_index_damage(&e) => {
+                    let rebuilt = self.rebuild(run, files, &e)?;
+                    match rebuilt.table.get(digest) {
+                        None if !rebuilt.complete => Err(e),
+                        found => Ok(found),
+                    }
+                }
                 other => other,
             },
             PackPart::Run(_) => Ok(None),
@@ -80,17 +93,18 @@ impl Pack {
         }))
     }
 
-    fn rebuild(&self, run: &IndexRun, files: &Files, why: &Error) -> Result<Arc<PackTable>> {
-        if let Some(table) = self.rebuilt.get() {
-            return Ok(table.clone());
+    fn rebuild(&self, run: &IndexRun, files: &Files, why: &Error) -> Result<&Rebuilt<PackTable>> {
+        if let Some(rebuilt) = self.rebuilt.get() {
+            return Ok(rebuilt);
         }
         tracing::error!(error = %why, "the index is rebuilt from the pack");
         let name = FileName::new(FileKind::Pack, self.number);
         let table = Arc::new(PackTable::new(self.number));
         let (file, end) = (files.get(name)?, run.trailer.data_end);
         let from = mailstrata_format::BLOCK as u64;
-        pack_walk::walk(&file, &files.path(name), files.store, self.number, from, end, end, &mut |e| table.insert(e))?;
-        Ok(self.rebuilt.get_or_init(|| table).clone())
+        let path = files.path(name);
+        let walked = pack_walk::walk(&file, &path, files.store, self.number, from, end, end, &mut |e| table.insert(e))?;
+        Ok(self.rebuilt.get_or_init(|| Rebuilt { table, complete: walked.damage.is_empty() }))
     }
 }
 
@@ -133,11 +147,17 @@ impl Segment {
         Self { number, part, rebuilt: Arc::default() }
     }
 
-    /// The rows from the frames themselves, when the index is damaged.
-    fn rebuild(&self, files: &Files, why: &Error) -> Result<&Arc<SegmentTable>> {
+    /// The rows from the frames themselves, when the index is damaged; an error when they are damaged as well, since nobody knows
+    /// then what is missing.
+    fn rebuild(&self, files: &Files, why: &Error) -> Result<&SegmentTable> {
+        let rebuilt = self.rebuilt(files, why)?;
+        if rebuilt.complete { Ok(&rebuilt.table) } else { Err(why.clone()) }
+    }
+
+    fn rebuilt(&self, files: &Files, why: &Error) -> Result<&Rebuilt<SegmentTable>> {
         let SegmentPart::Run(run) = &self.part else { return Err(why.clone()) };
-        if let Some(table) = self.rebuilt.get() {
-            return Ok(table);
+        if let Some(rebuilt) = self.rebuilt.get() {
+            return Ok(rebuilt);
         }
         tracing::error!(error = %why, "the index is rebuilt from the segment");
         let name = FileName::new(FileKind::Segment, self.number);
@@ -152,11 +172,11 @@ impl Segment {
             vouched,
             from: None,
         };
-        walk.run(&mut |frame, offset| {
+        let walked = walk.run(&mut |frame, offset| {
             let (row, source) = row_of(frame, offset);
             table.insert(&row, source);
         })?;
-        Ok(self.rebuilt.get_or_init(|| table))
+        Ok(self.rebuilt.get_or_init(|| Rebuilt { table, complete: walked.damage.is_empty() }))
     }
 
     /// LSN of the last row.
