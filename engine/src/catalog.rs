@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::run::{IndexRun, RunCursor};
-use crate::index::table::{PackTable, SegmentTable, Span};
+use crate::index::table::{PackTable, SegmentTable, Span, TableCursor};
 use crate::index::{Key, row_key};
 use crate::log::pack_walk;
 use crate::log::walk::{Vouched, Walk, row_of};
@@ -81,8 +81,9 @@ impl Pack {
     }
 
     fn find_in(&self, run: &IndexRun, files: &Files, digest: &Digest) -> Result<Option<Extent>> {
-        let place = run.lower_bound(files, &digest.0, |r| r[..32] < digest.0[..])?;
-        let row = RunCursor::new(run, files, place).row()?.and_then(|r| PackRow::decode(r)).filter(|r| r.digest == digest.0);
+        let place = run.lower_bound(files, &digest.0)?;
+        let row =
+            RunCursor::new(run, files, place).row()?.and_then(|r| PackRow::decode(r)).filter(|r| r.digest == digest.0);
         Ok(row.map(|row| Extent {
             pack: self.number,
             entry_offset: row.entry_offset,
@@ -183,7 +184,7 @@ impl Segment {
     #[must_use]
     pub fn last_lsn(&self) -> u64 {
         match &self.part {
-            SegmentPart::Table(t) => t.span().last_lsn,
+            SegmentPart::Table(t) => t.last_lsn(),
             SegmentPart::Run(r) => r.trailer.last_lsn,
         }
     }
@@ -218,7 +219,7 @@ impl Segment {
             SegmentPart::Run(_) => return Ok(None),
         };
         let mut newest = None;
-        let place = run.lower_bound(files, key, |r| r[..32] < key[..])?;
+        let place = run.lower_bound(files, key)?;
         let mut cursor = RunCursor::new(run, files, place);
         // Moments of an item never fall as LSNs rise, so the last row that passes is the newest.
         while let Some(row) = cursor.row()?.filter(|r| r[..32] == *key).and_then(|r| Row::decode(r)) {
@@ -246,7 +247,7 @@ impl Segment {
             SegmentPart::Run(_) => return Ok(Vec::new()),
         };
         let mut rows = Vec::new();
-        let place = run.lower_bound(files, key, |r| r[..32] < key[..])?;
+        let place = run.lower_bound(files, key)?;
         let mut cursor = RunCursor::new(run, files, place);
         while let Some(row) = cursor.row()?.filter(|r| r[..32] == *key).and_then(|r| Row::decode(r)) {
             if row.lsn <= last_lsn {
@@ -260,10 +261,7 @@ impl Segment {
     /// LSNs of an item's rows in this segment that carry a source hash.
     pub fn with_source(&self, files: &Files, key: &Key, hash: u64) -> Result<Vec<Row>> {
         match &self.part {
-            SegmentPart::Table(t) => {
-                let item = |lsn| t.rows_from(key, lsn, lsn, 1).into_iter().find(|r| r.lsn == lsn && row_key(r) == *key);
-                Ok(t.with_source(hash).into_iter().filter_map(item).collect())
-            }
+            SegmentPart::Table(t) => Ok(t.with_source(key, hash)),
             SegmentPart::Run(r) if r.may_hold(hash) => {
                 let low = crate::index::table::low_half(hash);
                 Ok(self.rows_of(files, key, u64::MAX)?.into_iter().filter(|r| r.source == low).collect())
@@ -273,12 +271,9 @@ impl Segment {
     }
 }
 
-/// How many rows of a table are copied out at a time.
-const TABLE_BATCH: usize = 256;
-
 /// Walks a segment's rows in key order.
 pub enum SegmentCursor<'a> {
-    Table { table: &'a SegmentTable, batch: std::collections::VecDeque<Row>, next: Option<(Key, u64)>, last_lsn: u64 },
+    Table(TableCursor<'a>),
     Run { cursor: RunCursor<'a>, segment: &'a Segment, files: &'a Files, next: (Key, u64), last_lsn: u64 },
 }
 
@@ -286,10 +281,8 @@ impl<'a> SegmentCursor<'a> {
     /// A cursor at the first row whose key is not below `key`.
     pub fn seek(segment: &'a Segment, files: &'a Files, key: &Key, last_lsn: u64) -> Result<Self> {
         Ok(match &segment.part {
-            SegmentPart::Table(t) => {
-                Self::Table { table: t, batch: Default::default(), next: Some((*key, 0)), last_lsn }
-            }
-            SegmentPart::Run(r) => match r.lower_bound(files, key, |row| row[..32] < key[..]) {
+            SegmentPart::Table(t) => Self::Table(TableCursor::seek(t, &(*key, 0), last_lsn)),
+            SegmentPart::Run(r) => match r.lower_bound(files, key) {
                 Ok(place) => {
                     let cursor = RunCursor::new(r, files, place);
                     Self::Run { cursor, segment, files, next: (*key, 0), last_lsn }
@@ -302,7 +295,7 @@ impl<'a> SegmentCursor<'a> {
 
     fn rebuilt(segment: &'a Segment, files: &'a Files, next: (Key, u64), last_lsn: u64, why: &Error) -> Result<Self> {
         let table = segment.rebuild(files, why)?;
-        Ok(Self::Table { table, batch: Default::default(), next: Some(next), last_lsn })
+        Ok(Self::Table(TableCursor::seek(table, &next, last_lsn)))
     }
 
     /// The row here.
@@ -323,17 +316,7 @@ impl<'a> SegmentCursor<'a> {
                     other => other,
                 }
             }
-            Self::Table { table, batch, next, last_lsn } => {
-                if batch.is_empty()
-                    && let Some((key, lsn)) = next.take()
-                {
-                    batch.extend(table.rows_from(&key, lsn, *last_lsn, TABLE_BATCH));
-                    if batch.len() == TABLE_BATCH {
-                        *next = batch.back().map(|r| (row_key(r), r.lsn + 1));
-                    }
-                }
-                Ok(batch.front().copied())
-            }
+            Self::Table(c) => Ok(c.row()),
         }
     }
 
@@ -344,9 +327,7 @@ impl<'a> SegmentCursor<'a> {
                 cursor.step();
                 next.1 += 1;
             }
-            Self::Table { batch, .. } => {
-                batch.pop_front();
-            }
+            Self::Table(c) => c.step(),
         }
     }
 }

@@ -33,6 +33,11 @@ impl<K: Eq + std::hash::Hash + Clone> ByteCache<K> {
         self.0.get(key)
     }
 
+    /// Whether so many bytes more drive nothing out.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.0.weight() + bytes as u64 <= self.0.capacity()
+    }
+
     /// Keeps bytes under a key.
     pub fn insert(&self, key: K, bytes: Arc<[u8]>) {
         self.0.insert(key, bytes);
@@ -55,15 +60,15 @@ pub struct Files {
 }
 
 impl Files {
-    /// The files of the store in `dir`; `cache_bytes` is shared by the caches.
+    /// The files of the store in `dir`; `cache_bytes` is shared by the caches, two thirds for index blocks.
     #[must_use]
     pub fn new(disk: Arc<dyn Disk>, dir: &Path, store: StoreId, cache_bytes: usize) -> Self {
         Self {
             disk,
             dir: dir.to_owned(),
             store,
-            blocks: ByteCache::new(cache_bytes / 2, 4096),
-            chunks: ByteCache::new(cache_bytes / 2, 256 << 10),
+            blocks: ByteCache::new(cache_bytes / 3 * 2, 4096),
+            chunks: ByteCache::new(cache_bytes / 3, 256 << 10),
             open: Cache::new(OPEN_MAX),
         }
     }

@@ -460,6 +460,9 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
     let state = State {
         next_lsn: opened.last_lsn + 1,
         batch: State::batch_at(None, target, start, bytes),
+        batch_number: 0,
+        waiting: [0; 2],
+        room_waiters: 0,
         pack,
         pack_writes: VecDeque::new(),
         queued_bytes: 0,
@@ -483,7 +486,9 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         work: Condvar::new(),
         room: Condvar::new(),
         durable: AtomicU64::new(opened.last_lsn),
+        ends: Default::default(),
         epoch: AtomicU32::new(0),
+        tails: AtomicU32::new(0),
         catalog: RwLock::new(Arc::new(opened.catalog)),
         device: Mutex::new(device),
         jobs: Mutex::new(None),
@@ -530,16 +535,18 @@ pub fn close(shared: &Shared, dir: &Path) -> Result<()> {
     s.flush_pack();
     let work = s.take(shared);
     drop(s);
-    let outcome = shared.perform(work, None);
+    let outcome = shared.perform(work, None, &mut None);
     let mut s = shared.lock();
     let failed = outcome.as_ref().err().cloned();
-    shared.finish(&mut s, outcome);
+    // Everybody is woken below.
+    let _ = shared.finish(&mut s, outcome);
+    s.failed.get_or_insert_with(|| Arc::new(Error::Closed));
+    let (pack, pack_end, entries, padding) = (s.pack.table.clone(), s.pack.start, s.pack.entries, s.pack.padding);
+    drop(s);
+    shared.wake_everybody();
     if let Some(e) = failed {
         return Err(e);
     }
-    s.failed = Some(Arc::new(Error::Closed));
-    let (pack, pack_end, entries, padding) = (s.pack.table.clone(), s.pack.start, s.pack.entries, s.pack.padding);
-    drop(s);
     let device = locked(&shared.device);
     for t in &device.dirty {
         let path = shared.files.path(FileName::new(FileKind::Pack, t.number));

@@ -40,7 +40,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The real disk and clock, 16 MiB of caches, 32 MiB of reserve.
+    /// The real disk and clock, 24 MiB of caches, 32 MiB of reserve.
     pub fn new() -> Result<Self> {
         Self::with_backend(Backend::Auto)
     }
@@ -54,7 +54,7 @@ impl Options {
     /// On a given disk and clock.
     #[must_use]
     pub fn on(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Self {
-        Self { disk, clock, cache_bytes: 16 << 20, server: None, reserve_bytes: 32 << 20, operation: "write".into() }
+        Self { disk, clock, cache_bytes: 24 << 20, server: None, reserve_bytes: 32 << 20, operation: "write".into() }
     }
 }
 
@@ -136,7 +136,8 @@ pub struct Store {
     dir: PathBuf,
 }
 
-/// A transaction on its way to the disk.
+/// A transaction on its way to the disk. It is written at the latest when somebody waits for the ticket, asks it or drops
+/// it; until then it may gather company, for a group costs the same whoever shares it.
 pub struct Ticket {
     shared: Arc<Shared>,
     receipt: Receipt,
@@ -166,7 +167,19 @@ impl Ticket {
     /// Whether the transaction is durable already.
     #[must_use]
     pub fn is_durable(&self) -> bool {
-        self.shared.durable_lsn() >= self.receipt.lsn
+        let durable = self.shared.durable_lsn() >= self.receipt.lsn;
+        if !durable {
+            self.shared.kick_now();
+        }
+        durable
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.shared.durable_lsn() < self.receipt.lsn {
+            self.shared.kick_now();
+        }
     }
 }
 
@@ -317,17 +330,17 @@ impl Store {
 
     /// Records a change: it and the blobs it names are durable when this returns.
     pub fn record(&self, event: &Event) -> Result<Receipt> {
-        let Appended { lsn, duplicate } = self.shared.append_event(&self.ingest, event)?;
+        let Appended { lsn, duplicate, sleep } = self.shared.append_event(&self.ingest, event, true)?;
+        if let Some(at) = sleep {
+            self.shared.sleep(&at);
+        }
         self.shared.wait(lsn)?;
         Ok(Receipt { lsn, duplicate })
     }
 
     /// Records a change without waiting for the disk.
     pub fn submit(&self, event: &Event) -> Result<Ticket> {
-        let Appended { lsn, duplicate } = self.shared.append_event(&self.ingest, event)?;
-        let mut s = self.shared.lock();
-        self.shared.kick(&mut s);
-        drop(s);
+        let Appended { lsn, duplicate, .. } = self.shared.append_event(&self.ingest, event, false)?;
         Ok(Ticket { shared: self.shared.clone(), receipt: Receipt { lsn, duplicate } })
     }
 
@@ -482,9 +495,9 @@ impl Drop for Store {
         let mut s = self.shared.lock();
         s.failed.get_or_insert_with(|| Arc::new(Error::Closed));
         self.shared.work.notify_all();
-        self.shared.room.notify_all();
         drop(s);
         self.stop_threads();
+        self.shared.wake_everybody();
     }
 }
 

@@ -4,7 +4,7 @@
 
 use crate::blob::entry::Entry;
 use crate::catalog::{Pack, PackPart, Segment, SegmentPart};
-use crate::commit::writer::Shared;
+use crate::commit::writer::{Shared, Sleep};
 use crate::disk::Buffer;
 use crate::error::{Error, Result};
 use crate::index::table::{PackTable, SegmentTable, write};
@@ -18,6 +18,9 @@ use std::sync::Arc;
 
 /// A group is cut here, so that its latency stays bounded; one larger frame makes a larger group.
 pub const GROUP_BYTES: usize = 1 << 20;
+/// From here on the writer is told of frames that nobody waits for yet: a write of this size takes little longer than one
+/// of a block.
+pub const KICK_BYTES: usize = 64 << 10;
 /// Size of a pack buffer.
 pub const PACK_BUFFER: usize = 1 << 20;
 /// Pack bytes that may wait for the writer before producers are held back.
@@ -93,6 +96,11 @@ pub struct PackTail {
 pub struct State {
     pub next_lsn: u64,
     pub batch: Batch,
+    /// Number of the batch that fills, counting on with overflow.
+    pub batch_number: u32,
+    /// Who sleeps until a batch ends, by the batch's number modulo 2, and who until there is room.
+    pub waiting: [u32; 2],
+    pub room_waiters: u32,
     pub pack: PackTail,
     pub pack_writes: VecDeque<PackWrite>,
     pub queued_bytes: usize,
@@ -191,6 +199,7 @@ impl State {
             let capacity = next_capacity(old.target.capacity, shared.segment_size);
             (self.next_segment(shared, capacity), BLOCK as u64)
         };
+        self.batch_number = self.batch_number.wrapping_add(1);
         let next = Self::batch_at(self.spare_batches.pop(), target, start, bytes);
         std::mem::replace(&mut self.batch, next)
     }
@@ -235,8 +244,10 @@ impl State {
 }
 
 impl Shared {
-    /// Appends a frame to the batch. `row` lacks LSN, offset and length. Blocks while the batch is full.
-    pub fn append_frame(&self, body: &Body, mut row: Row, source: u64) -> Result<Lsn> {
+    /// Appends a frame to the batch. `row` lacks LSN, offset and length. Blocks while the batch is full. Who goes on to wait
+    /// gets a place to sleep at when somebody is writing. The writer is told only when much waits: who wants it sooner waits
+    /// for it (see [`crate::store::Ticket`]), and all that was submitted until then shares a group.
+    pub fn append_frame(&self, body: &Body, mut row: Row, source: u64, waits: bool) -> Result<(Lsn, Option<Sleep>)> {
         let len = body.frame_len();
         let mut s = self.lock();
         loop {
@@ -264,7 +275,26 @@ impl Shared {
         row.offset = u32::try_from(offset).map_err(|_| Error::TooLarge("segment"))?;
         row.length = u32::try_from(len).map_err(|_| Error::TooLarge("frame"))?;
         b.target.table.insert(&row, source);
-        Ok(Lsn(lsn))
+        if !waits && s.batch.used >= KICK_BYTES {
+            self.kick(&mut s);
+        }
+        let number = s.batch_number;
+        let sleep = (waits && s.writing).then(|| self.sleep_until(&mut s, number));
+        Ok((Lsn(lsn), sleep))
+    }
+
+    /// A row's frame and its place, while it waits in the batch.
+    #[must_use]
+    pub fn waiting_frame(&self, row: &Row) -> Option<(Binding, Vec<u8>)> {
+        let s = self.lock();
+        let b = &s.batch;
+        if b.is_empty() || row.lsn < b.first_lsn {
+            return None;
+        }
+        let from = usize::try_from(u64::from(row.offset).checked_sub(b.start)?).ok()?;
+        let bytes = b.buffer[..b.used].get(from..from + row.length as usize)?.to_vec();
+        let name = FileName::new(FileKind::Segment, b.target.table.number);
+        Some((Binding::new(self.files.store, name, u64::from(row.offset)), bytes))
     }
 
     /// Appends an entry to the active pack; its blobs are known from then on, and durable before any frame that is

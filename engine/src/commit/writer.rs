@@ -7,7 +7,7 @@
 use super::group::{Batch, PackWrite, Rolled, State, Work};
 use super::upkeep::{Job, SpareSlot};
 use crate::catalog::Catalog;
-use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, run_all, write_full};
+use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, run_all, run_all_while, write_full};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::checkpoint::Content;
@@ -64,8 +64,12 @@ pub struct Shared {
     pub work: Condvar,
     pub room: Condvar,
     pub durable: AtomicU64,
-    /// Changes with every group and on failure; what waiters sleep on.
+    /// One of them changes when a batch ends, by the batch's number: what those who wait for it sleep on, so that a group
+    /// wakes its own and not those of the next. Two are enough: one batch is being written while one fills.
+    pub ends: [AtomicU32; 2],
+    /// Changes with every write and on failure; what tails sleep on, and how many do.
     pub epoch: AtomicU32,
+    pub tails: AtomicU32,
     pub catalog: RwLock<Arc<Catalog>>,
     pub device: Mutex<Device>,
     pub jobs: Mutex<Option<Sender<Job>>>,
@@ -86,6 +90,21 @@ pub(crate) fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Returned {
     batch: Option<Buffer>,
     packs: Vec<Buffer>,
+}
+
+/// Where one waits for the end of a batch: a word, and what it held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sleep {
+    end: usize,
+    before: u32,
+}
+
+/// Who is to be woken after a write.
+#[derive(Default)]
+#[must_use]
+pub struct Wake {
+    ends: [bool; 2],
+    room: bool,
 }
 
 impl Shared {
@@ -114,16 +133,22 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::kick`].
+    pub fn kick_now(&self) {
+        let mut s = self.lock();
+        self.kick(&mut s);
+    }
+
     /// Sleeps until the writer made room.
     pub fn wait_for_room<'a>(&'a self, mut s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.kick(&mut s);
+        s.room_waiters += 1;
         self.room.wait(s).unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Blocks until an LSN is durable.
     pub fn wait(&self, lsn: Lsn) -> Result<()> {
         loop {
-            let epoch = self.epoch.load(Ordering::Acquire);
             if self.durable_lsn() >= lsn {
                 return Ok(());
             }
@@ -139,17 +164,33 @@ impl Shared {
                 let work = s.take(self);
                 drop(s);
                 let _guard = PanicGuard(self);
-                let outcome = self.perform(work, None);
+                let outcome = self.perform(work, None, &mut None);
                 let mut s = self.lock();
-                self.finish(&mut s, outcome);
+                let wake = self.finish(&mut s, outcome);
                 self.kick(&mut s);
+                drop(s);
+                self.wake(wake);
                 continue;
             }
             self.kick(&mut s);
+            let fills = !s.batch.is_empty() && lsn.0 >= s.batch.first_lsn;
+            let number = if fills { s.batch_number } else { s.batch_number.wrapping_sub(1) };
+            let sleep = self.sleep_until(&mut s, number);
             drop(s);
-            // Woken early or for nothing: the loop looks again.
-            let _ = futex::wait(&self.epoch, futex::Flags::PRIVATE, epoch, None);
+            self.sleep(&sleep);
         }
+    }
+
+    /// A place to sleep at until the batch with this number ends. Under the lock, so that its end is not missed.
+    pub fn sleep_until(&self, s: &mut State, number: u32) -> Sleep {
+        let end = usize::from(number % 2 == 1);
+        s.waiting[end] += 1;
+        Sleep { end, before: self.ends[end].load(Ordering::Relaxed) }
+    }
+
+    /// Sleeps; woken early or for nothing, the caller looks again.
+    pub fn sleep(&self, at: &Sleep) {
+        let _ = futex::wait(&self.ends[at.end], futex::Flags::PRIVATE, at.before, None);
     }
 
     /// Waits for a durable LSN beyond `lsn`, and gives up when nothing at all happens for `timeout`; the durable LSN then.
@@ -157,29 +198,53 @@ impl Shared {
     pub fn wait_beyond(&self, lsn: Lsn, timeout: std::time::Duration) -> Lsn {
         let limit = rustix::thread::Timespec::try_from(timeout).ok();
         loop {
-            let epoch = self.epoch.load(Ordering::Acquire);
+            // Counted before the epoch is read: who changes it afterwards sees that somebody may sleep.
+            self.tails.fetch_add(1, Ordering::SeqCst);
+            let epoch = self.epoch.load(Ordering::SeqCst);
             let now = self.durable_lsn();
             if now > lsn || self.lock().failed.is_some() {
+                self.tails.fetch_sub(1, Ordering::SeqCst);
                 return now;
             }
             // A wake-up that brought nothing (packs were written, say) is waited past.
-            if futex::wait(&self.epoch, futex::Flags::PRIVATE, epoch, limit.as_ref()) == Err(Errno::TIMEDOUT) {
+            let woken = futex::wait(&self.epoch, futex::Flags::PRIVATE, epoch, limit.as_ref());
+            self.tails.fetch_sub(1, Ordering::SeqCst);
+            if woken == Err(Errno::TIMEDOUT) {
                 return self.durable_lsn();
             }
         }
     }
 
-    fn wake(&self) {
-        self.epoch.fetch_add(1, Ordering::Release);
+    /// Wakes those who waited for a write that has ended. Without the lock: the first thing that many of them do is take it.
+    pub fn wake(&self, wake: Wake) {
         // Nobody waiting is no error.
-        let _ = futex::wake(&self.epoch, futex::Flags::PRIVATE, i32::MAX.unsigned_abs());
+        for (end, _) in self.ends.iter().zip(wake.ends).filter(|(_, waiting)| *waiting) {
+            let _ = futex::wake(end, futex::Flags::PRIVATE, i32::MAX.unsigned_abs());
+        }
+        if wake.room {
+            self.room.notify_all();
+        }
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        if self.tails.load(Ordering::SeqCst) > 0 {
+            let _ = futex::wake(&self.epoch, futex::Flags::PRIVATE, i32::MAX.unsigned_abs());
+        }
     }
 
-    /// Ends a write: buffers back, failure noted, waiters woken.
-    pub fn finish(&self, s: &mut State, outcome: Result<Returned>) {
+    /// Nothing will be written any more: nobody is left asleep.
+    pub fn wake_everybody(&self) {
+        self.ends.iter().for_each(|end| _ = end.fetch_add(1, Ordering::Release));
+        self.wake(Wake { ends: [true; 2], room: true });
+    }
+
+    /// Ends a write: buffers back, failure noted. The caller passes on to [`Shared::wake`] who is to be woken.
+    #[must_use]
+    pub fn finish(&self, s: &mut State, outcome: Result<Returned>) -> Wake {
         s.writing = false;
+        let mut ended = [false; 2];
         match outcome {
             Ok(r) => {
+                // The batch that was written is the one before the one that fills.
+                ended[usize::from(s.batch_number % 2 == 0)] = r.batch.is_some();
                 if s.spare_batches.len() < 2 {
                     s.spare_batches.extend(r.batch);
                 }
@@ -189,10 +254,15 @@ impl Shared {
             Err(e) => {
                 tracing::error!(error = %e, "the store takes no more writes");
                 s.failed.get_or_insert(Arc::new(e));
+                ended = [true; 2];
             }
         }
-        self.wake();
-        self.room.notify_all();
+        let mut wake = Wake { ends: [false; 2], room: std::mem::take(&mut s.room_waiters) > 0 };
+        for (i, end) in self.ends.iter().enumerate().filter(|(i, _)| ended[*i]) {
+            end.fetch_add(1, Ordering::Release);
+            wake.ends[i] = std::mem::take(&mut s.waiting[i]) > 0;
+        }
+        wake
     }
 
     /// Refuses new content when too little space is left for deletions and a clean end (S-41).
@@ -213,12 +283,21 @@ impl Shared {
         let _guard = PanicGuard(self);
         // Without a queue the plain calls serve.
         let mut queue = self.files.disk.queue().ok();
+        // Who waited for the write before is woken while the next is under way.
+        let mut wake = None;
         let mut s = self.lock();
         loop {
+            let idle = s.failed.is_some() || s.writing || !s.has_work();
+            if idle && let Some(w) = wake.take() {
+                drop(s);
+                self.wake(w);
+                s = self.lock();
+                continue;
+            }
             if s.failed.is_some() {
                 return;
             }
-            if s.writing || !s.has_work() {
+            if idle {
                 if s.closing && !s.writing {
                     return;
                 }
@@ -230,22 +309,40 @@ impl Shared {
             s.kicked = true;
             let work = s.take(self);
             drop(s);
-            let outcome = match &mut queue {
-                Some(q) => self.perform(work, Some(q.as_mut())),
-                None => self.perform(work, None),
-            };
+            let queue = queue.as_mut().map(|q| &mut **q as &mut dyn Queue);
+            let outcome = self.perform(work, queue, &mut wake);
             s = self.lock();
-            self.finish(&mut s, outcome);
+            wake = Some(self.finish(&mut s, outcome));
         }
     }
 
-    /// Makes work durable. Only the one who set `writing` calls this.
-    pub fn perform(&self, work: Work, mut queue: Option<&mut dyn Queue>) -> Result<Returned> {
+    /// Makes work durable. Only the one who set `writing` calls this. `wake` is used up as soon as the device is busy.
+    pub fn perform(&self, work: Work, mut queue: Option<&mut dyn Queue>, wake: &mut Option<Wake>) -> Result<Returned> {
+        if queue.is_none() {
+            self.wake_now(wake);
+        }
+        let outcome = self.perform_under(work, reborrow(&mut queue), wake);
+        self.wake_now(wake);
+        outcome
+    }
+
+    fn wake_now(&self, wake: &mut Option<Wake>) {
+        if let Some(w) = wake.take() {
+            self.wake(w);
+        }
+    }
+
+    fn perform_under(
+        &self,
+        work: Work,
+        mut queue: Option<&mut dyn Queue>,
+        wake: &mut Option<Wake>,
+    ) -> Result<Returned> {
         let mut device = locked(&self.device);
         let d = &mut *device;
         let mut returned = Returned::default();
         if !work.pack_writes.is_empty() {
-            returned.packs = self.write_packs(d, work.pack_writes, reborrow(&mut queue))?;
+            returned.packs = self.write_packs(d, work.pack_writes, reborrow(&mut queue), wake)?;
         }
         if !work.rolled.is_empty() {
             self.sync_packs(d, reborrow(&mut queue))?;
@@ -255,7 +352,7 @@ impl Shared {
         }
         if let Some(batch) = work.batch {
             self.sync_packs(d, reborrow(&mut queue))?; // W1
-            returned.batch = Some(self.write_group(d, batch, queue)?); // W2
+            returned.batch = Some(self.write_group(d, batch, queue, wake)?); // W2
         }
         if d.since_look >= 1 << 20 {
             d.since_look = 0;
@@ -276,6 +373,7 @@ impl Shared {
         d: &mut Device,
         writes: Vec<PackWrite>,
         queue: Option<&mut dyn Queue>,
+        wake: &mut Option<Wake>,
     ) -> Result<Vec<Buffer>> {
         let mut ops = Vec::with_capacity(writes.len());
         for w in writes {
@@ -309,7 +407,7 @@ impl Shared {
             .into_iter()
             .map(|(file, buffer, len, offset)| (file, Op::Write { buffer, from: 0, len, offset, durable: false }))
             .collect();
-        let (buffers, result) = run_all(queue, ops);
+        let (buffers, result) = run_all_while(queue, ops, &mut || self.wake_now(wake));
         result.map_err(Error::io("writing a pack in", &dir))?;
         Ok(buffers)
     }
@@ -361,7 +459,13 @@ impl Shared {
         self.job(Job::SealPack { table: rolled.table, content });
     }
 
-    fn write_group(&self, d: &mut Device, mut batch: Batch, queue: Option<&mut dyn Queue>) -> Result<Buffer> {
+    fn write_group(
+        &self,
+        d: &mut Device,
+        mut batch: Batch,
+        queue: Option<&mut dyn Queue>,
+        wake: &mut Option<Wake>,
+    ) -> Result<Buffer> {
         let number = batch.target.table.number;
         if batch.target.fresh && d.segment.as_ref().is_none_or(|s| s.table.number != number) {
             self.activate(d, &batch)?;
@@ -400,7 +504,8 @@ impl Shared {
             }
             Some(q) => {
                 let op = Op::Write { buffer: batch.buffer, from: 0, len, offset: batch.start, durable: true };
-                let (mut buffers, result) = run_all(q, vec![(segment.file.clone(), op)]);
+                let (mut buffers, result) =
+                    run_all_while(q, vec![(segment.file.clone(), op)], &mut || self.wake_now(wake));
                 result.map_err(Error::io("writing", &path))?;
                 buffers.pop().unwrap_or_else(|| Buffer::new(BLOCK))
             }
@@ -479,7 +584,9 @@ impl Drop for PanicGuard<'_> {
         if std::thread::panicking() {
             let error = Error::io("writing to", &self.0.files.dir)(std::io::Error::other("the writer panicked"));
             let mut s = self.0.lock();
-            self.0.finish(&mut s, Err(error));
+            let wake = self.0.finish(&mut s, Err(error));
+            drop(s);
+            self.0.wake(wake);
         }
     }
 }

@@ -76,6 +76,10 @@ pub struct Done {
 pub trait Queue: Send {
     /// Queues an operation. Operations in flight at once run in any order.
     fn submit(&mut self, token: u64, file: &Arc<dyn File>, op: Op) -> io::Result<()>;
+    /// Hands what is queued to the device without waiting for it.
+    fn start(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     /// Blocks until at least one queued operation has finished; adds all that have.
     fn wait(&mut self, done: &mut Vec<Done>) -> io::Result<()>;
 }
@@ -170,6 +174,15 @@ pub fn write_full(file: &dyn File, buf: &[u8], mut offset: u64, durable: bool) -
 /// Runs operations to their end on a queue: short writes are continued, passing errors tried again. All of `ops` are in
 /// flight at once. Returns the buffers, in any order, and the first error.
 pub fn run_all(queue: &mut dyn Queue, ops: Vec<(Arc<dyn File>, Op)>) -> (Vec<Buffer>, io::Result<()>) {
+    run_all_while(queue, ops, &mut || {})
+}
+
+/// As [`run_all`]; `meanwhile` is called once the operations are with the device.
+pub fn run_all_while(
+    queue: &mut dyn Queue,
+    ops: Vec<(Arc<dyn File>, Op)>,
+    meanwhile: &mut dyn FnMut(),
+) -> (Vec<Buffer>, io::Result<()>) {
     struct Pending {
         file: Arc<dyn File>,
         from: usize,
@@ -197,6 +210,10 @@ pub fn run_all(queue: &mut dyn Queue, ops: Vec<(Arc<dyn File>, Op)>) -> (Vec<Buf
         }
         pending.push(p);
     }
+    if let Err(e) = queue.start() {
+        result = Err(e);
+    }
+    meanwhile();
     let mut done = Vec::new();
     while flying > 0 {
         done.clear();

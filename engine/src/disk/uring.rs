@@ -107,6 +107,16 @@ impl Queue for RingQueue {
         Ok(())
     }
 
+    fn start(&mut self) -> io::Result<()> {
+        loop {
+            match self.ring.submit() {
+                Err(e) if e.raw_os_error() == Some(libc::EINTR) => {}
+                Err(e) => return Err(e),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
     fn wait(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
         done.append(&mut self.early);
         if done.is_empty() && self.count > 0 {

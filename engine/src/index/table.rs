@@ -1,14 +1,16 @@
 //! Index of the files being written: rows of a segment, extents of a pack, in memory.
 //!
-//! Rows come in when a transaction gets its LSN, before it is durable; readers pass over what lies behind their LSN.
+//! Rows come in when a transaction gets its LSN, before it is durable; readers pass over what lies behind their LSN. An
+//! append is what costs: it is one probe and one push under the commit lock. The order by key is made when a reader or the
+//! footer asks for it, and only for what was appended since it was last asked for.
 
 use super::Key;
 use crate::disk::File;
+use mailstrata_format::Digest;
 use mailstrata_format::index::Row;
 use mailstrata_format::pack::Extent;
-use mailstrata_format::{AccountId, Digest, ItemKey};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Takes a lock that a panicking thread may have left: its data are only ever replaced whole.
 pub(crate) fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
@@ -20,39 +22,49 @@ pub(crate) fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
+/// Rows in the order in which they were appended, which is that of their LSNs.
 #[derive(Default)]
 struct Rows {
-    by_key: BTreeMap<(Key, u64), Slim>,
-    /// Source hash to the LSNs that carried it (nearly always one).
-    sources: HashMap<u64, Vec<u64>>,
+    rows: Vec<Slim>,
+    /// The newest row of each item.
+    heads: Slots,
+    /// Rows by source hash.
+    sources: Slots,
     first_lsn: u64,
     last_lsn: u64,
     first_moment: i64,
     last_moment: i64,
 }
 
-/// A row without its key.
+/// A row; those of an item are chained from the newest to the oldest.
 #[derive(Clone, Copy)]
 struct Slim {
+    key: Key,
+    lsn: u64,
     moment: i64,
     source: u64,
     offset: u32,
     length: u32,
+    /// Index of the item's row before, or [`NONE`].
+    before: u32,
     flags: u16,
     item_kind: u8,
     operation: u8,
 }
 
+/// No row.
+const NONE: u32 = u32::MAX;
+
 impl Slim {
-    fn row(self, key: &Key, lsn: u64) -> Row {
+    fn row(&self) -> Row {
         let mut account = [0; 16];
-        account.copy_from_slice(&key[..16]);
+        account.copy_from_slice(&self.key[..16]);
         let mut item = [0; 16];
-        item.copy_from_slice(&key[16..]);
+        item.copy_from_slice(&self.key[16..]);
         Row {
             account,
             item,
-            lsn,
+            lsn: self.lsn,
             moment: self.moment,
             offset: self.offset,
             length: self.length,
@@ -61,6 +73,105 @@ impl Slim {
             flags: self.flags,
             source: low_half(self.source),
         }
+    }
+}
+
+/// Indexes of rows by a hash of theirs: open addressing, at most half full. A slot holds a part of the hash too, so that
+/// rows are looked at only when they are most likely meant.
+#[derive(Default)]
+struct Slots {
+    slots: Vec<(u32, u32)>,
+    used: usize,
+}
+
+/// Where a hash's slots start, and the part of it that is kept there: the halves of a product, in which every bit counts.
+fn spread(hash: u64) -> (usize, u32) {
+    let product = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (usize::try_from(product >> 32).unwrap_or(0), low_half(product))
+}
+
+impl Slots {
+    /// The rows that may have a hash, and their slots.
+    fn probe(&self, hash: u64) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let (from, tag) = spread(hash);
+        let mask = self.slots.len().wrapping_sub(1);
+        let slots = (0..self.slots.len()).map(move |i| from.wrapping_add(i) & mask);
+        let taken = slots.map_while(|at| self.slots.get(at).filter(|(_, row)| *row != NONE).map(|slot| (at, *slot)));
+        taken.filter(move |(_, (t, _))| *t == tag).map(|(at, (_, row))| (at, row))
+    }
+
+    /// Adds a row; `hash_of` tells the hash of those that are there already.
+    fn insert(&mut self, hash: u64, row: u32, hash_of: impl Fn(u32) -> u64) {
+        if (self.used + 1) * 2 > self.slots.len() {
+            let larger = vec![(0, NONE); (self.slots.len() * 2).max(64)];
+            for (_, row) in std::mem::replace(&mut self.slots, larger) {
+                if row != NONE {
+                    self.place(hash_of(row), row);
+                }
+            }
+        }
+        self.place(hash, row);
+        self.used += 1;
+    }
+
+    fn place(&mut self, hash: u64, row: u32) {
+        let (from, tag) = spread(hash);
+        let mask = self.slots.len().wrapping_sub(1);
+        let mut at = from & mask;
+        while self.slots[at].1 != NONE {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = (tag, row);
+    }
+}
+
+/// Item keys are parts of digests, so some of their bytes are a hash.
+fn key_hash(key: &Key) -> u64 {
+    let word = |at: usize| key[at..].first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    word(0) ^ word(16).rotate_left(32)
+}
+
+impl Rows {
+    fn get(&self, index: u32) -> Option<&Slim> {
+        self.rows.get(index as usize)
+    }
+
+    /// An item's rows, newest first.
+    fn of_item(&self, key: &Key) -> impl Iterator<Item = &Slim> {
+        let is = |row: u32| self.get(row).is_some_and(|s| s.key == *key);
+        let head = self.heads.probe(key_hash(key)).find(|(_, row)| is(*row)).map_or(NONE, |(_, row)| row);
+        std::iter::successors(self.get(head), |s| self.get(s.before))
+    }
+
+    fn insert(&mut self, mut slim: Slim) {
+        let Ok(index) = u32::try_from(self.rows.len()) else { return };
+        let hash = key_hash(&slim.key);
+        let is = |row: u32| self.get(row).is_some_and(|s| s.key == slim.key);
+        let head = self.heads.probe(hash).find(|(_, row)| is(*row));
+        match head {
+            Some((slot, newest)) if self.rows[newest as usize].lsn < slim.lsn => {
+                slim.before = newest;
+                self.heads.slots[slot].1 = index;
+            }
+            // Out of order, as only a damaged segment has it: to its place in the chain.
+            Some((_, newest)) => {
+                let mut at = newest as usize;
+                while let Some(next) = self.get(self.rows[at].before).filter(|s| s.lsn > slim.lsn) {
+                    debug_assert!(next.key == slim.key);
+                    at = self.rows[at].before as usize;
+                }
+                slim.before = std::mem::replace(&mut self.rows[at].before, index);
+            }
+            None => {
+                let rows = &self.rows;
+                self.heads.insert(hash, index, |row| rows.get(row as usize).map_or(0, |s| key_hash(&s.key)));
+            }
+        }
+        if slim.source != 0 {
+            let rows = &self.rows;
+            self.sources.insert(slim.source, index, |row| rows.get(row as usize).map_or(0, |s| s.source));
+        }
+        self.rows.push(slim);
     }
 }
 
@@ -86,73 +197,97 @@ pub struct SegmentTable {
     /// Set once the file exists under its name.
     pub file: OnceLock<Arc<dyn File>>,
     rows: RwLock<Rows>,
+    /// The order of the first rows; made when somebody asks for it.
+    order: Mutex<Order>,
 }
+
+/// Indexes of rows in the order of (key, LSN).
+type Order = Arc<[u32]>;
 
 impl SegmentTable {
     /// An empty table.
     #[must_use]
     pub fn new(number: u64) -> Self {
-        Self { number, file: OnceLock::new(), rows: RwLock::default() }
+        Self { number, file: OnceLock::new(), rows: RwLock::default(), order: Mutex::new(Arc::new([])) }
     }
 
     /// Adds a row; `source` is the envelope's source hash.
     pub fn insert(&self, row: &Row, source: u64) {
         let mut r = write(&self.rows);
-        if r.by_key.is_empty() {
+        if r.rows.is_empty() {
             (r.first_lsn, r.first_moment, r.last_moment) = (row.lsn, row.moment, row.moment);
         }
         r.first_lsn = r.first_lsn.min(row.lsn);
         r.last_lsn = r.last_lsn.max(row.lsn);
         r.first_moment = r.first_moment.min(row.moment);
         r.last_moment = r.last_moment.max(row.moment);
-        if source != 0 {
-            r.sources.entry(source).or_default().push(row.lsn);
-        }
-        let slim = Slim {
+        r.insert(Slim {
+            key: super::row_key(row),
+            lsn: row.lsn,
             moment: row.moment,
             source,
             offset: row.offset,
             length: row.length,
+            before: NONE,
             flags: row.flags,
             item_kind: row.item_kind,
             operation: row.operation,
-        };
-        r.by_key.insert((super::row_key(row), row.lsn), slim);
+        });
     }
 
     /// The newest row of an item among those for which LSN ≤ `lsn` and moment ≤ `moment`.
     #[must_use]
     pub fn newest(&self, key: &Key, lsn: u64, moment: i64) -> Option<Row> {
-        let r = read(&self.rows);
-        let found = r.by_key.range((*key, 0)..=(*key, lsn)).rev().find(|(_, s)| s.moment <= moment)?;
-        Some(found.1.row(key, found.0.1))
+        read(&self.rows).of_item(key).find(|s| s.lsn <= lsn && s.moment <= moment).map(Slim::row)
     }
 
-    /// The rows from `(key, lsn)` on, at most `limit`, in order; rows behind `last_lsn` are passed over.
-    #[must_use]
-    pub fn rows_from(&self, key: &Key, lsn: u64, last_lsn: u64, limit: usize) -> Vec<Row> {
-        let r = read(&self.rows);
-        let all = r.by_key.range((*key, lsn)..);
-        all.filter(|((_, l), _)| *l <= last_lsn).take(limit).map(|((k, l), s)| s.row(k, *l)).collect()
-    }
-
-    /// The rows of one item, in LSN order, up to `last_lsn`.
+    /// An item's rows with LSN ≤ `last_lsn`, in LSN order.
     #[must_use]
     pub fn rows_of(&self, key: &Key, last_lsn: u64) -> Vec<Row> {
-        let r = read(&self.rows);
-        r.by_key.range((*key, 0)..=(*key, last_lsn)).map(|((k, l), s)| s.row(k, *l)).collect()
+        let mut rows: Vec<_> = read(&self.rows).of_item(key).filter(|s| s.lsn <= last_lsn).map(Slim::row).collect();
+        rows.reverse();
+        rows
     }
 
-    /// LSNs whose source hash is this.
+    /// An item's rows whose source hash is this.
     #[must_use]
-    pub fn with_source(&self, hash: u64) -> Vec<u64> {
-        read(&self.rows).sources.get(&hash).cloned().unwrap_or_default()
+    pub fn with_source(&self, key: &Key, hash: u64) -> Vec<Row> {
+        let r = read(&self.rows);
+        let rows = r.sources.probe(hash).filter_map(|(_, row)| r.get(row));
+        rows.filter(|s| s.source == hash && s.key == *key).map(Slim::row).collect()
+    }
+
+    /// The order of the rows, of all with LSN ≤ `last_lsn` at least. Rows come in LSN order, so an order that was made
+    /// later than a view serves it whatever is appended meanwhile.
+    fn ordered(&self, last_lsn: u64) -> Order {
+        let r = read(&self.rows);
+        let mut order = self.order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let covered = order.len();
+        if r.rows.get(covered).is_none_or(|s| s.lsn > last_lsn) {
+            return order.clone();
+        }
+        let place = |i: u32| r.get(i).map(|s| (&s.key, s.lsn));
+        let mut fresh: Vec<u32> = (covered..r.rows.len()).filter_map(|i| u32::try_from(i).ok()).collect();
+        fresh.sort_unstable_by_key(|i| place(*i));
+        let mut merged = Vec::with_capacity(r.rows.len());
+        let mut old = order.iter().copied().peekable();
+        for i in fresh {
+            while let Some(o) = old.next_if(|o| place(*o) <= place(i)) {
+                merged.push(o);
+            }
+            merged.push(i);
+        }
+        merged.extend(old);
+        *order = merged.into();
+        order.clone()
     }
 
     /// Every row with its source hash, in order.
     #[must_use]
     pub fn all(&self) -> Vec<(Row, u64)> {
-        read(&self.rows).by_key.iter().map(|((k, l), s)| (s.row(k, *l), s.source)).collect()
+        let order = self.ordered(u64::MAX);
+        let r = read(&self.rows);
+        order.iter().filter_map(|i| r.get(*i)).map(|s| (s.row(), s.source)).collect()
     }
 
     /// What is known of the rows as a whole.
@@ -164,15 +299,59 @@ impl SegmentTable {
             last_lsn: r.last_lsn,
             first_moment: r.first_moment,
             last_moment: r.last_moment,
-            rows: r.by_key.len() as u64,
+            rows: r.rows.len() as u64,
         }
     }
 
-    /// The row of an LSN, when the caller knows the key.
+    /// LSN of the last row.
     #[must_use]
-    pub fn row(&self, account: AccountId, item: ItemKey, lsn: u64) -> Option<Row> {
-        let key = super::key_of(account, item);
-        read(&self.rows).by_key.get(&(key, lsn)).map(|s| s.row(&key, lsn))
+    pub fn last_lsn(&self) -> u64 {
+        read(&self.rows).last_lsn
+    }
+}
+
+/// Walks a table's rows in the order of (key, LSN).
+pub struct TableCursor<'a> {
+    table: &'a SegmentTable,
+    order: Order,
+    next: usize,
+    last_lsn: u64,
+    /// Rows copied out, the next one last.
+    batch: Vec<Row>,
+}
+
+/// How many rows are copied out at a time.
+const BATCH: usize = 64;
+
+impl<'a> TableCursor<'a> {
+    /// A cursor at the first row that is not before (key, LSN); rows behind `last_lsn` are passed over.
+    #[must_use]
+    pub fn seek(table: &'a SegmentTable, from: &(Key, u64), last_lsn: u64) -> Self {
+        let order = table.ordered(last_lsn);
+        let r = read(&table.rows);
+        let next = order.partition_point(|i| r.get(*i).is_some_and(|s| (s.key, s.lsn) < *from));
+        Self { table, order, next, last_lsn, batch: Vec::new() }
+    }
+
+    /// The row here.
+    pub fn row(&mut self) -> Option<Row> {
+        while self.batch.is_empty() {
+            let part = self.order.get(self.next..)?;
+            let part = part.get(..BATCH).unwrap_or(part);
+            if part.is_empty() {
+                return None;
+            }
+            self.next += part.len();
+            let r = read(&self.table.rows);
+            let rows = part.iter().rev().filter_map(|i| r.get(*i));
+            self.batch.extend(rows.filter(|s| s.lsn <= self.last_lsn).map(Slim::row));
+        }
+        self.batch.last().copied()
+    }
+
+    /// Goes on to the next row.
+    pub fn step(&mut self) {
+        self.batch.pop();
     }
 }
 
@@ -220,5 +399,72 @@ impl PackTable {
         let mut all: Vec<_> = read(&self.extents).values().copied().collect();
         all.sort_unstable_by_key(|e| e.digest);
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn row(item: u8, lsn: u64, moment: i64) -> Row {
+        let (account, item) = ([item % 3; 16], [item; 16]);
+        Row { account, item, lsn, moment, offset: 0, length: 0, item_kind: 1, operation: 1, flags: 0, source: 0 }
+    }
+
+    proptest! {
+        #[test]
+        fn a_table_answers_as_a_sorted_map_does(
+            appended in proptest::collection::vec((0u8..40, 0i64..100, 0u64..20), 0..300),
+            asked in proptest::collection::vec((0u8..40, 0u64..320, 0i64..110), 20),
+            order_at in 0usize..300,
+        ) {
+            let table = SegmentTable::new(1);
+            let mut model = BTreeMap::new();
+            for (lsn, (item, moment, source)) in (1u64..).zip(&appended) {
+                let r = row(*item, lsn, *moment);
+                table.insert(&r, *source);
+                model.insert((super::super::row_key(&r), lsn), (*moment, *source));
+                if lsn as usize == order_at {
+                    let _ = table.all();
+                }
+            }
+            for (item, lsn, moment) in asked {
+                let key = super::super::row_key(&row(item, 0, 0));
+                let of_item = || model.range((key, 0)..=(key, lsn));
+                let newest = of_item().rev().find(|(_, (m, _))| *m <= moment).map(|((_, l), _)| *l);
+                prop_assert_eq!(table.newest(&key, lsn, moment).map(|r| r.lsn), newest);
+                let rows: Vec<_> = table.rows_of(&key, lsn).iter().map(|r| r.lsn).collect();
+                prop_assert_eq!(rows, of_item().map(|((_, l), _)| *l).collect::<Vec<_>>());
+                let source = lsn % 20 + 1;
+                let mut found: Vec<_> = table.with_source(&key, source).iter().map(|r| r.lsn).collect();
+                found.sort_unstable();
+                let there = model.range((key, 0)..=(key, u64::MAX)).filter(|(_, (_, s))| *s == source);
+                prop_assert_eq!(found, there.map(|((_, l), _)| *l).collect::<Vec<_>>());
+                let mut cursor = TableCursor::seek(&table, &(key, 0), lsn);
+                let mut walked = Vec::new();
+                while let Some(r) = cursor.row() {
+                    walked.push((super::super::row_key(&r), r.lsn));
+                    cursor.step();
+                }
+                let all = model.range((key, 0)..).map(|(at, _)| *at).filter(|(_, l)| *l <= lsn);
+                prop_assert_eq!(walked, all.collect::<Vec<_>>());
+            }
+            let all: Vec<_> = table.all().iter().map(|(r, s)| (super::super::row_key(r), r.lsn, *s)).collect();
+            prop_assert_eq!(all, model.iter().map(|((k, l), (_, s))| (*k, *l, *s)).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn rows_out_of_order_find_their_place_in_the_chain() {
+        let table = SegmentTable::new(1);
+        for lsn in [5, 9, 2, 7] {
+            table.insert(&row(1, lsn, 0), 0);
+        }
+        let key = super::super::row_key(&row(1, 0, 0));
+        assert_eq!(table.rows_of(&key, 8).iter().map(|r| r.lsn).collect::<Vec<_>>(), [2, 5, 7]);
+        assert_eq!(table.newest(&key, 6, 0).map(|r| r.lsn), Some(5));
+        assert_eq!(table.all().len(), 4);
     }
 }

@@ -131,8 +131,18 @@ impl Transaction {
 }
 
 impl State {
-    /// The record's fields that a state fills.
-    pub(crate) fn to_record(&self) -> TransactionV1 {
+    /// Fills the fields of a record that a state has; a record that is used again keeps its memory.
+    pub(crate) fn fill_record(&self, record: &mut TransactionV1) {
+        fn text(to: &mut Vec<u8>, from: &Option<Vec<u8>>) {
+            to.clear();
+            to.extend_from_slice(from.as_deref().unwrap_or_default());
+        }
+        fn list(to: &mut Vec<Vec<u8>>, from: &Option<Vec<Vec<u8>>>) {
+            match from {
+                Some(list) => to.clone_from(list),
+                None => to.clear(),
+            }
+        }
         let mut bits = 0;
         let mut bit = |there: bool, bit: u32| bits |= if there { bit } else { 0 };
         bit(self.folder.is_some(), present::FOLDER);
@@ -142,24 +152,24 @@ impl State {
         bit(self.sender.is_some(), present::SENDER);
         bit(self.date.is_some(), present::DATE);
         bit(self.uid.is_some(), present::UID);
-        TransactionV1 {
-            present: bits,
-            folder: self.folder.clone().unwrap_or_default(),
-            flags: self.flags.clone().unwrap_or_default(),
-            tags: self.tags.clone().unwrap_or_default(),
-            name: self.name.clone().unwrap_or_default(),
-            sender: self.sender.clone().unwrap_or_default(),
-            date: self.date.unwrap_or_default(),
-            uid: self.uid.unwrap_or_default(),
-            attributes: self
-                .attributes
-                .iter()
-                .map(|(name, value)| match value {
-                    Value::Text(t) => AttributeV1 { name: name.clone(), kind: v1::ATTRIBUTE_TEXT, value: t.clone() },
-                    Value::Json(j) => AttributeV1 { name: name.clone(), kind: v1::ATTRIBUTE_JSON, value: j.clone() },
-                })
-                .collect(),
-            ..TransactionV1::default()
+        record.present = bits;
+        text(&mut record.folder, &self.folder);
+        list(&mut record.flags, &self.flags);
+        list(&mut record.tags, &self.tags);
+        text(&mut record.name, &self.name);
+        text(&mut record.sender, &self.sender);
+        record.date = self.date.unwrap_or_default();
+        record.uid = self.uid.unwrap_or_default();
+        let empty = || AttributeV1 { name: Vec::new(), kind: v1::ATTRIBUTE_TEXT, value: Vec::new() };
+        record.attributes.resize_with(self.attributes.len(), empty);
+        for (to, (name, value)) in record.attributes.iter_mut().zip(&self.attributes) {
+            let (kind, bytes) = match value {
+                Value::Text(t) => (v1::ATTRIBUTE_TEXT, t),
+                Value::Json(j) => (v1::ATTRIBUTE_JSON, j),
+            };
+            to.name.clone_from(name);
+            to.kind = kind;
+            to.value.clone_from(bytes);
         }
     }
 

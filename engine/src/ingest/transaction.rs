@@ -1,10 +1,10 @@
 //! From an event to a frame's body: whose item it is, what its state was, from when on the new one counts.
 //!
 //! An item's look-up and its append happen under one of 256 locks chosen by its key, so that two producers cannot both
-//! build on the same state. The records of recent appends are kept until they are durable, since only then can they be
-//! read from disk.
+//! build on the same state. A state that is not durable yet is taken from the batch that it waits in; one that is just
+//! being written is waited for.
 
-use crate::commit::writer::{Shared, locked};
+use crate::commit::writer::{Shared, Sleep, locked};
 use crate::error::{Error, Result};
 use crate::index::{Key, key_of};
 use crate::ingest::event::{Blob, Change, Event, State, Transaction, Value};
@@ -14,24 +14,22 @@ use mailstrata_format::frame::{
     FLAG_UNSEEN, ROLE_CONTENT,
 };
 use mailstrata_format::index::Row;
-use mailstrata_format::record::v1::{self, TransactionV1, present};
+use mailstrata_format::record::v1::{TransactionV1, present};
 use mailstrata_format::{AccountId, ItemKey, ItemKind, Lsn, Operation};
+use rkyv::util::AlignedVec;
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use xxhash_rust::xxh3::Xxh3;
+use std::sync::{Mutex, MutexGuard, RwLock};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Payloads from this length on are compressed when it helps.
 const COMPRESS_FROM: usize = 1024;
 /// Addresses whose account is remembered.
 const ADDRESSES_MAX: usize = 100_000;
-/// Recent records kept for each lock.
-const RECENT_MAX: usize = 64;
-
-type Recent = HashMap<Key, (Lsn, Arc<(State, Vec<Blob>)>)>;
-
 /// What ingest keeps beside the index.
 pub struct Ingest {
-    stripes: Vec<Mutex<Recent>>,
+    stripes: Vec<Mutex<()>>,
     addresses: RwLock<HashMap<Vec<u8>, AccountId>>,
 }
 
@@ -47,94 +45,172 @@ pub struct Appended {
     pub lsn: Lsn,
     /// The source position was recorded before, under this LSN; nothing was appended.
     pub duplicate: bool,
+    /// Where to wait for it, when somebody is writing.
+    pub sleep: Option<Sleep>,
 }
+
+thread_local! {
+    /// What [`content_hash`] and [`encode`] would otherwise allocate for each event.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    hashed: Vec<u8>,
+    record: TransactionV1,
+    payload: AlignedVec,
+}
+
+/// A scratch that grew beyond this is given back.
+const SCRATCH_MAX: usize = 64 << 10;
 
 /// The hash by which a source position is found: account, item, name and position.
 #[must_use]
 pub fn source_hash(key: &Key, name: &[u8], position: &[u8]) -> u64 {
-    let mut h = Xxh3::new();
-    h.update(key);
-    h.update(&(name.len() as u64).to_le_bytes());
-    h.update(name);
-    h.update(position);
-    // Zero means "no source".
-    h.digest().max(1)
+    SCRATCH.with_borrow_mut(|scratch| {
+        let out = &mut scratch.hashed;
+        out.clear();
+        out.extend_from_slice(key);
+        out.extend_from_slice(&(name.len() as u64).to_le_bytes());
+        out.extend_from_slice(name);
+        out.extend_from_slice(position);
+        // Zero means "no source".
+        xxh3_64(out).max(1)
+    })
 }
 
-/// XXH3-64 of all that an event says, to tell a repetition from a contradiction: a tag byte, then the length (u64) and bytes
-/// of each part, fields in the order of `SPEC.md`. Moments count when the source gave them.
-fn content_hash(event: &Event) -> u64 {
-    let mut h = Xxh3::new();
-    let mut part = |tag: u8, bytes: &[u8]| {
-        h.update(&[tag]);
-        h.update(&(bytes.len() as u64).to_le_bytes());
-        h.update(bytes);
-    };
-    let mut text = |tag: u8, field: &Option<Vec<u8>>| match field {
-        Some(t) => part(tag, t),
-        None => part(tag | 128, &[]),
-    };
-    let join = |list: &Vec<Vec<u8>>| -> Vec<u8> {
-        list.iter().flat_map(|t| (t.len() as u64).to_le_bytes().into_iter().chain(t.iter().copied())).collect()
-    };
-    let number = |n: i64| n.to_le_bytes().to_vec();
-    let unsigned = |n: u64| n.to_le_bytes().to_vec();
-    let value = |v: &Value| match v {
-        Value::Text(t) => [&[0], t.as_slice()].concat(),
-        Value::Json(j) => [&[1], j.as_slice()].concat(),
-    };
-    let blob_bytes = |blobs: &[Blob]| -> Vec<u8> {
-        let one = |b: &Blob| {
-            [b.digest.0.as_slice(), &[u8::from(b.role.is_some())], &join(&b.role.iter().cloned().collect())].concat()
+/// The bytes that [`content_hash`] is of: for each part a tag byte, then its length (u64) and bytes; 128 is added to the tag of
+/// a part that is not there.
+struct Parts<'a>(&'a mut Vec<u8>);
+
+impl Parts<'_> {
+    fn begin(&mut self, tag: u8, len: usize) {
+        self.0.push(tag);
+        self.length(len);
+    }
+
+    fn length(&mut self, len: usize) {
+        self.0.extend_from_slice(&(len as u64).to_le_bytes());
+    }
+
+    fn text(&mut self, tag: u8, text: Option<&[u8]>) {
+        match text {
+            Some(t) => {
+                self.begin(tag, t.len());
+                self.0.extend_from_slice(t);
+            }
+            None => self.begin(tag | 128, 0),
+        }
+    }
+
+    fn number(&mut self, tag: u8, n: Option<[u8; 8]>) {
+        self.text(tag, n.as_ref().map(|n| &n[..]));
+    }
+
+    fn list(&mut self, tag: u8, list: Option<&Vec<Vec<u8>>>) {
+        let Some(list) = list else { return self.begin(tag | 128, 0) };
+        self.begin(tag, list.iter().map(|t| 8 + t.len()).sum());
+        for t in list {
+            self.length(t.len());
+            self.0.extend_from_slice(t);
+        }
+    }
+
+    fn value(&mut self, tag: u8, value: Option<&Value>) {
+        let (kind, bytes) = match value {
+            Some(Value::Text(t)) => (0, t),
+            Some(Value::Json(j)) => (1, j),
+            None => return self.begin(tag | 128, 0),
         };
-        blobs.iter().flat_map(one).collect()
-    };
-    text(1, &event.at.map(number));
-    text(2, &event.not_before.map(number));
+        self.begin(tag, 1 + bytes.len());
+        self.0.push(kind);
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn blobs(&mut self, tag: u8, blobs: &[Blob]) {
+        self.begin(tag, blobs.iter().map(|b| 33 + b.role.as_ref().map_or(0, |r| 8 + r.len())).sum());
+        for b in blobs {
+            self.0.extend_from_slice(&b.digest.0);
+            self.0.push(u8::from(b.role.is_some()));
+            if let Some(role) = &b.role {
+                self.length(role.len());
+                self.0.extend_from_slice(role);
+            }
+        }
+    }
+}
+
+/// XXH3-64 of all that an event says, to tell a repetition from a contradiction: its [`Parts`], fields in the order of
+/// `SPEC.md`. Moments count when the source gave them.
+fn content_hash(event: &Event) -> u64 {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.hashed.clear();
+        content_parts(event, &mut Parts(&mut scratch.hashed));
+        let hash = xxh3_64(&scratch.hashed);
+        if scratch.hashed.len() > SCRATCH_MAX {
+            scratch.hashed = Vec::new();
+        }
+        // Zero means "no source".
+        hash.max(1)
+    })
+}
+
+fn content_parts(event: &Event, parts: &mut Parts<'_>) {
+    parts.number(1, event.at.map(i64::to_le_bytes));
+    parts.number(2, event.not_before.map(i64::to_le_bytes));
     match &event.change {
         Change::Put { state: s, blobs, content_unseen } => {
-            text(3, &Some(vec![1, u8::from(*content_unseen)]));
-            text(4, &s.folder);
-            text(5, &s.flags.as_ref().map(join));
-            text(6, &s.tags.as_ref().map(join));
-            text(7, &s.name);
-            text(8, &s.sender);
-            text(9, &s.date.map(number));
-            text(10, &s.uid.map(unsigned));
+            parts.text(3, Some(&[1, u8::from(*content_unseen)]));
+            parts.text(4, s.folder.as_deref());
+            parts.list(5, s.flags.as_ref());
+            parts.list(6, s.tags.as_ref());
+            parts.text(7, s.name.as_deref());
+            parts.text(8, s.sender.as_deref());
+            parts.number(9, s.date.map(i64::to_le_bytes));
+            parts.number(10, s.uid.map(u64::to_le_bytes));
             for (name, v) in &s.attributes {
-                text(11, &Some(name.clone()));
-                text(12, &Some(value(v)));
+                parts.text(11, Some(name));
+                parts.value(12, Some(v));
             }
-            text(13, &Some(blob_bytes(blobs)));
+            parts.blobs(13, blobs);
         }
         Change::Patch { patch: p, blobs } => {
-            text(3, &Some(vec![2, u8::from(p.clear_attributes)]));
-            let mut field = |tag: u8, change: Option<Option<Vec<u8>>>| {
-                if let Some(new) = change {
-                    text(tag, &new);
-                }
-            };
-            field(4, p.folder.clone());
-            field(5, p.flags.as_ref().map(|f| f.as_ref().map(join)));
-            field(6, p.tags.as_ref().map(|f| f.as_ref().map(join)));
-            field(7, p.name.clone());
-            field(8, p.sender.clone());
-            field(9, p.date.map(|d| d.map(number)));
-            field(10, p.uid.map(|u| u.map(unsigned)));
-            for (name, v) in &p.attributes {
-                field(11, Some(Some(name.clone())));
-                field(12, Some(v.as_ref().map(value)));
+            parts.text(3, Some(&[2, u8::from(p.clear_attributes)]));
+            if let Some(f) = &p.folder {
+                parts.text(4, f.as_deref());
             }
-            field(13, blobs.as_ref().map(|b| Some(blob_bytes(b))));
+            if let Some(f) = &p.flags {
+                parts.list(5, f.as_ref());
+            }
+            if let Some(f) = &p.tags {
+                parts.list(6, f.as_ref());
+            }
+            if let Some(f) = &p.name {
+                parts.text(7, f.as_deref());
+            }
+            if let Some(f) = &p.sender {
+                parts.text(8, f.as_deref());
+            }
+            if let Some(f) = &p.date {
+                parts.number(9, f.map(i64::to_le_bytes));
+            }
+            if let Some(f) = &p.uid {
+                parts.number(10, f.map(u64::to_le_bytes));
+            }
+            for (name, v) in &p.attributes {
+                parts.text(11, Some(name));
+                parts.value(12, v.as_ref());
+            }
+            if let Some(b) = blobs {
+                parts.blobs(13, b);
+            }
         }
-        Change::Delete => text(3, &Some(vec![3])),
+        Change::Delete => parts.text(3, Some(&[3])),
     }
-    // Zero means "no source".
-    h.digest().max(1)
 }
 
 impl Ingest {
-    fn stripe(&self, key: &Key) -> MutexGuard<'_, Recent> {
+    fn stripe(&self, key: &Key) -> MutexGuard<'_, ()> {
         let at = usize::from(key[16] ^ key[0]);
         locked(&self.stripes[at])
     }
@@ -173,8 +249,9 @@ impl Shared {
         Ok(self.catalog().newest(&self.files, key, u64::MAX, i64::MAX)?.map(|(_, row)| row))
     }
 
-    /// Turns an event into a transaction and appends it. It is durable when its LSN is.
-    pub fn append_event(&self, ingest: &Ingest, event: &Event) -> Result<Appended> {
+    /// Turns an event into a transaction and appends it. It is durable when its LSN is. `waits`: see
+    /// [`Shared::append_frame`].
+    pub fn append_event(&self, ingest: &Ingest, event: &Event, waits: bool) -> Result<Appended> {
         let account = match event.account_id {
             Some(id) => id,
             None => self.account_of(ingest, &event.account)?,
@@ -185,40 +262,42 @@ impl Shared {
         }
         let item = ItemKey::of(event.kind.code(), &event.item);
         let key = key_of(account, item);
-        let mut stripe = ingest.stripe(&key);
+        let _stripe = ingest.stripe(&key);
         let (source, content) = match &event.source {
             Some(s) => (source_hash(&key, &s.name, &s.position), content_hash(event)),
             None => (0, 0),
         };
+        let previous = self.newest(&key)?;
+        // A source position is one of its item: without a row of the item there is none.
         if let Some(s) = &event.source
+            && previous.is_some()
             && let Some((lsn, before)) = self.known_source(&key, source, &s.name, &s.position)?
         {
             if before != content {
                 return Err(Error::SourceConflict(lsn));
             }
-            return Ok(Appended { lsn, duplicate: true });
+            return Ok(Appended { lsn, duplicate: true, sleep: None });
         }
-        let previous = self.newest(&key)?;
         let alive = previous.filter(|r| r.flags & FLAG_DELETED == 0);
         let (operation, state, blobs, unseen) = match &event.change {
             Change::Put { state, blobs, content_unseen } => {
-                (Operation::Put, state.clone(), blobs.clone(), *content_unseen)
+                (Operation::Put, Cow::Borrowed(state), Cow::Borrowed(&blobs[..]), *content_unseen)
             }
             Change::Patch { patch, blobs } => {
                 let row = alive.ok_or(Error::NoItem)?;
-                let before = self.state_of(&mut stripe, &key, &row)?;
-                let mut state = before.0.clone();
+                let (mut state, before) = self.state_of(&key, &row)?;
                 state.apply(patch);
                 let unseen = row.flags & FLAG_UNSEEN != 0 && blobs.is_none();
-                (Operation::Patch, state, blobs.clone().unwrap_or_else(|| before.1.clone()), unseen)
+                let blobs = blobs.as_ref().map_or(Cow::Owned(before), |b| Cow::Borrowed(&b[..]));
+                (Operation::Patch, Cow::Owned(state), blobs, unseen)
             }
             Change::Delete => {
                 let row = alive.ok_or(Error::NoItem)?;
-                let before = self.state_of(&mut stripe, &key, &row)?;
-                (Operation::Delete, before.0.clone(), before.1.clone(), row.flags & FLAG_UNSEEN != 0)
+                let (state, blobs) = self.state_of(&key, &row)?;
+                (Operation::Delete, Cow::Owned(state), Cow::Owned(blobs), row.flags & FLAG_UNSEEN != 0)
             }
         };
-        let blobs = self.check_blobs(blobs)?;
+        let blobs = self.check_blobs(&blobs)?;
         let recorded = self.clock.now();
         let happened = event.at.unwrap_or(recorded).min(recorded);
         let moment = previous.map_or(happened, |r| happened.max(r.moment));
@@ -257,40 +336,30 @@ impl Shared {
             flags,
             source: 0,
         };
-        let lsn = self.append_frame(&body, row, source)?;
-        self.remember(&mut stripe, key, lsn, state, blobs);
+        let (lsn, sleep) = self.append_frame(&body, row, source, waits)?;
         if deleting && event.kind == ItemKind::Account && event.item == event.account {
             crate::index::table::write(&ingest.addresses).remove(&event.account);
         }
-        Ok(Appended { lsn, duplicate: false })
+        Ok(Appended { lsn, duplicate: false, sleep })
     }
 
-    fn remember(&self, stripe: &mut Recent, key: Key, lsn: Lsn, state: State, blobs: Vec<Blob>) {
-        if stripe.len() >= RECENT_MAX {
-            let durable = self.durable_lsn();
-            stripe.retain(|_, (l, _)| *l > durable);
-        }
-        if stripe.len() < RECENT_MAX {
-            stripe.insert(key, (lsn, Arc::new((state, blobs))));
-        } else {
-            stripe.remove(&key);
-        }
-    }
-
-    /// The state that a row stands for: kept since its append, or read.
-    fn state_of(&self, stripe: &mut Recent, key: &Key, row: &Row) -> Result<Arc<(State, Vec<Blob>)>> {
-        if let Some((lsn, kept)) = stripe.get(key)
-            && lsn.0 == row.lsn
-        {
-            return Ok(kept.clone());
-        }
-        self.wait(Lsn(row.lsn))?;
-        let found = self.catalog().newest(&self.files, key, row.lsn, i64::MAX)?;
-        let t: Transaction = match found {
-            Some((segment, row)) => frames::transaction(&self.files, segment, &row)?,
-            None => return Err(Error::NoItem),
+    /// The state that a row stands for.
+    fn state_of(&self, key: &Key, row: &Row) -> Result<(State, Vec<Blob>)> {
+        let t: Transaction = match self.waiting_frame(row) {
+            Some((place, bytes)) => {
+                let frame = frames::parse(&bytes, &place)?;
+                let whole = |record: &_| frames::to_transaction(&frame, record);
+                frames::with_record(&frame, place.file, place.offset, whole)?.ok_or(Error::NoItem)?
+            }
+            None => {
+                self.wait(Lsn(row.lsn))?;
+                match self.catalog().newest(&self.files, key, row.lsn, i64::MAX)? {
+                    Some((segment, row)) => frames::transaction(&self.files, segment, &row)?,
+                    None => return Err(Error::NoItem),
+                }
+            }
         };
-        Ok(Arc::new((t.state, t.blobs)))
+        Ok((t.state, t.blobs))
     }
 
     /// The LSN and content hash recorded for a source position.
@@ -312,18 +381,18 @@ impl Shared {
     }
 
     /// Every blob named must be stored; lengths come from the packs.
-    fn check_blobs(&self, blobs: Vec<Blob>) -> Result<Vec<Blob>> {
+    fn check_blobs(&self, blobs: &[Blob]) -> Result<Vec<Blob>> {
         if blobs.is_empty() {
-            return Ok(blobs);
+            return Ok(Vec::new());
         }
         if blobs.len() > frame::BLOBS_MAX {
             return Err(Error::TooLarge("more blobs than a transaction takes"));
         }
         let catalog = self.catalog();
         blobs
-            .into_iter()
+            .iter()
             .map(|b| match crate::blob::known::find(&catalog, &self.files, &b.digest)? {
-                Some(extent) => Ok(Blob { length: extent.length, ..b }),
+                Some(extent) => Ok(Blob { length: extent.length, ..b.clone() }),
                 None => Err(Error::NoBlob(b.digest)),
             })
             .collect()
@@ -332,9 +401,31 @@ impl Shared {
 
 /// Lays a transaction out.
 fn encode(envelope: &Envelope, event: &Event, state: &State, blobs: &[Blob], content: u64) -> Result<Body> {
-    let mut record: TransactionV1 = state.to_record();
+    SCRATCH.with_borrow_mut(|scratch| {
+        let body = encode_with(scratch, envelope, event, state, blobs, content);
+        if scratch.payload.len() > SCRATCH_MAX {
+            *scratch = Scratch::default();
+        }
+        body
+    })
+}
+
+fn encode_with(
+    scratch: &mut Scratch,
+    envelope: &Envelope,
+    event: &Event,
+    state: &State,
+    blobs: &[Blob],
+    content: u64,
+) -> Result<Body> {
+    let record = &mut scratch.record;
+    state.fill_record(record);
     record.account.clone_from(&event.account);
     record.item.clone_from(&event.item);
+    record.roles.clear();
+    record.source_name.clear();
+    record.source_position.clear();
+    record.source_content = 0;
     if let Some(s) = &event.source {
         record.present |= present::SOURCE;
         record.source_name.clone_from(&s.name);
@@ -366,7 +457,10 @@ fn encode(envelope: &Envelope, event: &Event, state: &State, blobs: &[Blob], con
     if record.roles.len() > usize::from(ROLE_CONTENT) {
         return Err(Error::TooLarge("more roles than a transaction takes"));
     }
-    let payload = v1::encode(&record).map_err(|_| Error::TooLarge("record"))?;
+    let mut buffer = std::mem::take(&mut scratch.payload);
+    buffer.clear();
+    let payload = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(&*record, buffer)
+        .map_err(|_| Error::TooLarge("record"))?;
     let raw_len = payload.len();
     let packed = (raw_len >= COMPRESS_FROM).then(|| zstd::bulk::compress(&payload, 1).ok()).flatten();
     let kind = if event.kind == ItemKind::Cursor { frame::KIND_CURSOR } else { frame::KIND_TRANSACTION };
@@ -374,5 +468,6 @@ fn encode(envelope: &Envelope, event: &Event, state: &State, blobs: &[Blob], con
         Some(p) if p.len() < raw_len - raw_len / 8 => Body::new(kind, envelope, &refs, CODEC_ZSTD, &p, raw_len),
         _ => Body::new(kind, envelope, &refs, CODEC_PLAIN, &payload, raw_len),
     };
+    scratch.payload = payload;
     body.ok_or(Error::TooLarge("an item's metadata exceed 24 MiB"))
 }

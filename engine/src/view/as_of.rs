@@ -166,7 +166,15 @@ impl View {
     /// Everything from an LSN on, in LSN order. Damage is an item of its own; what follows it comes all the same.
     #[must_use]
     pub fn log(&self, from: Lsn) -> Log<'_> {
-        Log { view: self, next: from.0.max(1), segment: 0, ahead: None, rows: Vec::new().into_iter(), window: Vec::new(), start: 0 }
+        Log {
+            view: self,
+            next: from.0.max(1),
+            segment: 0,
+            ahead: None,
+            rows: Vec::new().into_iter(),
+            window: Vec::new(),
+            start: 0,
+        }
     }
 
     /// The least and the greatest moment of the view; `None` for an empty store.
@@ -301,7 +309,11 @@ pub enum LogEntry {
     /// A transaction of this item is damaged.
     Damaged(Hit, Error),
     /// Transactions with these LSNs (inclusive) are in no segment any more: nobody knows whose they were.
-    Missing { from: Lsn, to: Lsn, error: Error },
+    Missing {
+        from: Lsn,
+        to: Lsn,
+        error: Error,
+    },
 }
 
 /// See [`View::log`].
