@@ -7,7 +7,7 @@ use crate::files::Files;
 use crate::index::run::{IndexRun, RunCursor};
 use crate::index::table::{PackTable, SegmentTable, Span, TableCursor};
 use crate::index::{Key, row_key};
-use crate::log::pack_walk;
+use crate::log::pack_walk::PackWalk;
 use crate::log::walk::{Vouched, Walk, row_of};
 use mailstrata_format::index::{self, PackRow, ROW, Row};
 use mailstrata_format::pack::Extent;
@@ -104,7 +104,9 @@ impl Pack {
         let (file, end) = (files.get(name)?, run.trailer.data_end);
         let from = mailstrata_format::BLOCK as u64;
         let path = files.path(name);
-        let walked = pack_walk::walk(&file, &path, files.store, self.number, from, end, end, &mut |e| table.insert(e))?;
+        let (store, number) = (files.store, self.number);
+        let walk = PackWalk { file: &file, path: &path, store, number, from, limit: end, vouched_end: end };
+        let walked = walk.run(&mut |e| table.insert(e))?;
         Ok(self.rebuilt.get_or_init(|| Rebuilt { table, complete: walked.damage.is_empty() }))
     }
 }

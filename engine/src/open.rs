@@ -20,7 +20,7 @@ use crate::files::Files;
 use crate::index::checkpoint::{self, Content};
 use crate::index::run::{IndexRun, RunCursor};
 use crate::index::table::{PackTable, SegmentTable};
-use crate::log::pack_walk::{self, PackWalked};
+use crate::log::pack_walk::{PackWalk, PackWalked};
 use crate::log::walk::{Tail, Vouched, Walk, row_of};
 use crate::store::{FIRST_SEGMENT, Options};
 use mailstrata_format::file::{FileHeader, Superblock};
@@ -366,8 +366,8 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
         before = (trailer.records, trailer.padding);
     }
     let reader = files.get(name)?;
-    let mut walked =
-        pack_walk::walk(&reader, &path, files.store, number, from, len, vouched_end, &mut |e| table.insert(e))?;
+    let walk = PackWalk { file: &reader, path: &path, store: files.store, number, from, limit: len, vouched_end };
+    let mut walked = walk.run(&mut |e| table.insert(e))?;
     if walked.header.is_none() && walked.entries == 0 && before.0 == 0 && vouched_end == 0 && !promised {
         // It was being made when the power went: nobody refers to it, and its number is not given out again.
         return Ok(());

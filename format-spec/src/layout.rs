@@ -167,6 +167,7 @@ mod tests {
     #[test]
     fn a_structure_survives_its_bytes() {
         let s = Sample { magic: *b"ABCD", count: 7, moment: -3 };
+        assert_eq!(Sample::SIZE, s.encode().len());
         assert_eq!(Sample::decode(&s.encode()), Some(s));
         assert_eq!(s.encode()[..8], [b'A', b'B', b'C', b'D', 7, 0, 0, 0]);
         assert_eq!(Sample::decode(&s.encode()[..15]), None);

@@ -310,7 +310,7 @@ impl Shared {
             s = self.wait_for_room(s);
         }
         let at = s.pack.start + s.pack.filled as u64;
-        let full = at + entry.len() > self.pack_size || s.pack.table.len() >= PACK_BLOBS;
+        let full = at + entry.file_len() > self.pack_size || s.pack.table.len() >= PACK_BLOBS;
         if full && s.pack.entries > 0 {
             self.roll_pack(&mut s);
         }
@@ -335,7 +335,7 @@ impl Shared {
             table.insert(Extent {
                 pack: table.number,
                 entry_offset: offset,
-                entry_len: entry.len(),
+                entry_len: entry.file_len(),
                 raw_offset: r.raw_offset,
                 length: r.length,
                 digest: Digest(r.digest),

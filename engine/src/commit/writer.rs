@@ -237,14 +237,13 @@ impl Shared {
     }
 
     /// Ends a write: buffers back, failure noted. The caller passes on to [`Shared::wake`] who is to be woken.
-    #[must_use]
     pub fn finish(&self, s: &mut State, outcome: Result<Returned>) -> Wake {
         s.writing = false;
         let mut ended = [false; 2];
         match outcome {
             Ok(r) => {
                 // The batch that was written is the one before the one that fills.
-                ended[usize::from(s.batch_number % 2 == 0)] = r.batch.is_some();
+                ended[usize::from(s.batch_number.is_multiple_of(2))] = r.batch.is_some();
                 if s.spare_batches.len() < 2 {
                     s.spare_batches.extend(r.batch);
                 }

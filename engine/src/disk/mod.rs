@@ -34,6 +34,7 @@ pub enum OpenMode {
 }
 
 /// A file that is open.
+#[allow(clippy::len_without_is_empty, reason = "whether a file is empty is nobody's question here")]
 pub trait File: Send + Sync {
     /// Reads at an offset; may be short, 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;

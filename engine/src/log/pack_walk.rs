@@ -39,111 +39,116 @@ impl PackWalked {
 /// How far behind a bad place another entry is looked for in one read.
 const STEP: usize = 1 << 20;
 
-/// Walks pack `number` from `from` (at least 4096) to `limit`; extents go to `visit`. Everything before `vouched_end` was
-/// acknowledged.
-pub fn walk(
-    file: &Arc<dyn File>,
-    path: &Path,
-    store: StoreId,
-    number: u64,
-    from: u64,
-    limit: u64,
-    vouched_end: u64,
-    visit: &mut dyn FnMut(Extent),
-) -> Result<PackWalked> {
-    let name = FileName::new(FileKind::Pack, number);
-    let place = Binding::new(store, name, 0);
-    let read = |at: u64, len: usize| -> Result<Vec<u8>> {
-        let mut buf = vec![0; usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX).min(len)];
-        let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", path))?;
-        buf.truncate(n);
-        Ok(buf)
-    };
-    let mut out = PackWalked { end: from, ..PackWalked::default() };
-    out.header = FileHeader::read(&read(0, BLOCK)?, store, name).ok();
-    let mut at = from;
-    // The header of an entry comes with the trailer of the one before it, in one read.
-    let mut head = read(at, EntryHeader::SIZE)?;
-    if let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED != 0) {
-        debug_assert_eq!(h.length, 0);
-        streamed(&read, at, limit, &place, &mut out, visit)?;
-        return Ok(out);
-    }
-    while at < limit {
-        let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED == 0) else {
-            let boundary = mailstrata_format::round_up(at, BLOCK as u64).unwrap_or(limit).min(limit);
-            let gap = read(at, usize::try_from(boundary - at).unwrap_or(0))?;
-            if boundary > at && gap.iter().all(|b| *b == 0) {
-                out.padding += boundary - at;
-                at = boundary;
-                head = read(at, EntryHeader::SIZE)?;
-                continue;
-            }
-            // Something else: look for a later entry.
-            match next_entry(&read, at, limit, &place)? {
-                (Some(next), _) => {
+/// A walk through pack `number` from `from` (at least 4096) to `limit`. Everything before `vouched_end` was acknowledged.
+#[derive(Clone, Copy)]
+pub struct PackWalk<'a> {
+    pub file: &'a Arc<dyn File>,
+    pub path: &'a Path,
+    pub store: StoreId,
+    pub number: u64,
+    pub from: u64,
+    pub limit: u64,
+    pub vouched_end: u64,
+}
+
+impl PackWalk<'_> {
+    /// Does it; extents go to `visit`.
+    pub fn run(&self, visit: &mut dyn FnMut(Extent)) -> Result<PackWalked> {
+        let Self { file, path, store, number, from, limit, vouched_end } = *self;
+        let name = FileName::new(FileKind::Pack, number);
+        let place = Binding::new(store, name, 0);
+        let read = |at: u64, len: usize| -> Result<Vec<u8>> {
+            let mut buf = vec![0; usize::try_from(limit.saturating_sub(at)).unwrap_or(usize::MAX).min(len)];
+            let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", path))?;
+            buf.truncate(n);
+            Ok(buf)
+        };
+        let mut out = PackWalked { end: from, ..PackWalked::default() };
+        out.header = FileHeader::read(&read(0, BLOCK)?, store, name).ok();
+        let mut at = from;
+        // The header of an entry comes with the trailer of the one before it, in one read.
+        let mut head = read(at, EntryHeader::SIZE)?;
+        if let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED != 0) {
+            debug_assert_eq!(h.length, 0);
+            streamed(&read, at, limit, &place, &mut out, visit)?;
+            return Ok(out);
+        }
+        while at < limit {
+            let Some(h) = EntryHeader::read(&head, &place.at(at)).filter(|h| h.flags & ENTRY_STREAMED == 0) else {
+                let boundary = mailstrata_format::round_up(at, BLOCK as u64).unwrap_or(limit).min(limit);
+                let gap = read(at, usize::try_from(boundary - at).unwrap_or(0))?;
+                if boundary > at && gap.iter().all(|b| *b == 0) {
+                    out.padding += boundary - at;
+                    at = boundary;
+                    head = read(at, EntryHeader::SIZE)?;
+                    continue;
+                }
+                // Something else: look for a later entry.
+                match next_entry(&read, at, limit, &place)? {
+                    (Some(next), _) => {
+                        if at < vouched_end {
+                            out.damage.push(Damage::new(name, at, DamageKind::EntryHeader));
+                        }
+                        out.garbage = true;
+                        at = next;
+                        head = read(at, EntryHeader::SIZE)?;
+                        continue;
+                    }
+                    (None, used) => {
+                        out.rest(name, at, used, vouched_end, DamageKind::EntryHeader);
+                        break;
+                    }
+                }
+            };
+            let end = at.saturating_add(h.length);
+            let trailer_at = end.saturating_sub(u64::from(h.trailer_len));
+            let tail = read(trailer_at, h.trailer_len as usize + EntryHeader::SIZE)?;
+            // Header and trailer of a flush that was never synced may be there without what lies between them (W1): a blob of
+            // it must not count as known. What was acknowledged is verified when it is read.
+            let trailer = pack::read_trailer(&tail, &place.at(trailer_at)).filter(|_| end <= limit);
+            let whole = match &trailer {
+                Some((t, _)) => at < vouched_end || chunks_are_sound(&read, at, trailer_at, t.chunk_count, &place)?,
+                None => false,
+            };
+            match trailer {
+                Some((_, rows)) if whole => {
+                    for r in rows {
+                        visit(Extent {
+                            pack: number,
+                            entry_offset: at,
+                            entry_len: h.length,
+                            raw_offset: r.raw_offset,
+                            length: r.length,
+                            digest: Digest(r.digest),
+                        });
+                    }
+                    out.entries += 1;
+                    at = end;
+                    out.end = at;
+                    head = tail.get(h.trailer_len as usize..).unwrap_or_default().to_vec();
+                }
+                _ => {
+                    let (next, used) = next_entry(&read, at, limit, &place)?;
+                    let Some(next) = next else {
+                        out.rest(name, at, used, vouched_end, DamageKind::EntryTrailer);
+                        break;
+                    };
                     if at < vouched_end {
-                        out.damage.push(Damage::new(name, at, DamageKind::EntryHeader));
+                        out.damage.push(Damage::new(name, at, DamageKind::EntryTrailer));
                     }
                     out.garbage = true;
                     at = next;
                     head = read(at, EntryHeader::SIZE)?;
-                    continue;
                 }
-                (None, used) => {
-                    out.rest(name, at, used, vouched_end, DamageKind::EntryHeader);
-                    break;
-                }
-            }
-        };
-        let end = at.saturating_add(h.length);
-        let trailer_at = end.saturating_sub(u64::from(h.trailer_len));
-        let tail = read(trailer_at, h.trailer_len as usize + EntryHeader::SIZE)?;
-        // Header and trailer of a flush that was never synced may be there without what lies between them (W1): a blob of
-        // it must not count as known. What was acknowledged is verified when it is read.
-        let trailer = pack::read_trailer(&tail, &place.at(trailer_at)).filter(|_| end <= limit);
-        let whole = match &trailer {
-            Some((t, _)) => at < vouched_end || chunks_are_sound(&read, at, trailer_at, t.chunk_count, &place)?,
-            None => false,
-        };
-        match trailer {
-            Some((_, rows)) if whole => {
-                for r in rows {
-                    visit(Extent {
-                        pack: number,
-                        entry_offset: at,
-                        entry_len: h.length,
-                        raw_offset: r.raw_offset,
-                        length: r.length,
-                        digest: Digest(r.digest),
-                    });
-                }
-                out.entries += 1;
-                at = end;
-                out.end = at;
-                head = tail.get(h.trailer_len as usize..).unwrap_or_default().to_vec();
-            }
-            _ => {
-                let (next, used) = next_entry(&read, at, limit, &place)?;
-                let Some(next) = next else {
-                    out.rest(name, at, used, vouched_end, DamageKind::EntryTrailer);
-                    break;
-                };
-                if at < vouched_end {
-                    out.damage.push(Damage::new(name, at, DamageKind::EntryTrailer));
-                }
-                out.garbage = true;
-                at = next;
-                head = read(at, EntryHeader::SIZE)?;
             }
         }
+        out.end = mailstrata_format::round_up(out.end, BLOCK as u64).unwrap_or(out.end);
+        if out.header.is_none() && (out.entries > 0 || vouched_end > 0) {
+            // Without either the file was being made when the power went, and nobody was promised anything.
+            out.damage.push(Damage::new(name, 0, DamageKind::FileHeader));
+        }
+        Ok(out)
     }
-    out.end = mailstrata_format::round_up(out.end, BLOCK as u64).unwrap_or(out.end);
-    if out.header.is_none() && (out.entries > 0 || vouched_end > 0) {
-        // Without either the file was being made when the power went, and nobody was promised anything.
-        out.damage.push(Damage::new(name, 0, DamageKind::FileHeader));
-    }
-    Ok(out)
 }
 
 /// Whether the chunks of the entry at `entry` are what their headers say, all of them, up to its trailer.

@@ -54,6 +54,9 @@ pub enum ExportError {
     BlobFile { path: PathBuf, source: io::Error },
 }
 
+/// Address of the account and native id of the item.
+type Names = (Vec<u8>, Vec<u8>);
+
 struct Writer<'a, W: Write> {
     view: &'a View,
     what: &'a Export,
@@ -62,7 +65,7 @@ struct Writer<'a, W: Write> {
     /// Accounts whose own item was deleted so far: their address alone means a later account from then on.
     ended: HashSet<AccountId>,
     /// Names of items, for lines about those that cannot be read.
-    names: HashMap<(AccountId, [u8; 16]), (Vec<u8>, Vec<u8>)>,
+    names: HashMap<(AccountId, [u8; 16]), Names>,
     made: HashSet<Digest>,
 }
 
@@ -192,7 +195,7 @@ impl<W: Write> Writer<'_, W> {
     }
 
     /// Address and native id of an item, from any of its transactions that can be read; else its ids as text.
-    fn name_of(&self, hit: &Hit) -> (Vec<u8>, Vec<u8>) {
+    fn name_of(&self, hit: &Hit) -> Names {
         if let Some(known) = self.names.get(&(hit.account(), hit.row.item)) {
             return known.clone();
         }
