@@ -37,6 +37,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
 
     let (mut median, mut tail, mut rate) = (Rounds::default(), Rounds::default(), Rounds::default());
     for _ in 0..rounds {
+        bench.settle()?;
         let c = ceiling::single(bare, record, window)?;
         let e = blocking(&store, &numbers, 1, window)?;
         median.add(e.p50, c.p50);
@@ -51,6 +52,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     for (producers, goal) in [(8, Goal::None), (64, Goal::AtLeast(90_000.0))] {
         let (mut rate, mut tail) = (Rounds::default(), Rounds::default());
         for _ in 0..rounds {
+            bench.settle()?;
             let c = ceiling::threads(bare, record, producers, window)?;
             let e = blocking(&store, &numbers, producers, window)?;
             rate.add(e.rate, c.rate);
@@ -64,6 +66,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     for (flying, goal) in [(64, Goal::RatioAtLeast(0.6)), (256, Goal::None)] {
         let (mut handoff, mut ring) = (Rounds::default(), Rounds::default());
         for _ in 0..rounds {
+            bench.settle()?;
             let c = ceiling::handoff(bare, record, flying, window)?;
             let e = in_flight(&store, &numbers, flying, window)?;
             let inside = ceiling::ring(bare, record, flying, window)?;
@@ -72,6 +75,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
         }
         let name = format!("{flying} in flight from one thread");
         report.add("commit", name.clone(), "1/s", &handoff, "io_uring, one hand-off each way a batch", goal);
+        let name = name + ", against no hand-off";
         report.add("commit", name, "1/s", &ring, "io_uring, producers in the writing thread", Goal::None);
     }
     store.close()?;
@@ -139,12 +143,12 @@ fn in_flight(store: &Store, numbers: &Numbers, flying: usize, window: Duration) 
             mail::renumber(&mut event, numbers.next());
             tickets.push_back((begin, store.submit(&event)?));
         }
-        if let Some((begin, oldest)) = tickets.pop_front() {
+        if let Some((_, oldest)) = tickets.front() {
             oldest.wait()?;
-            clock.add(begin.elapsed(), 1);
         }
+        let end = Instant::now();
         while let Some((begin, _)) = tickets.pop_front_if(|(_, t)| t.is_durable()) {
-            clock.add(begin.elapsed(), 1);
+            clock.add(end - begin, 1);
         }
     }
     let run = clock.run();

@@ -82,6 +82,15 @@ pub struct Bench {
     /// A directory of its own on the file system under test.
     pub dir: PathBuf,
     pub scale: Scale,
+    /// How long a round may wait for the machine to be idle.
+    pub patience: Duration,
     /// The benchmark's own program, started again as a child that is killed or whose memory is looked at.
     pub program: PathBuf,
+}
+
+impl Bench {
+    /// Before a round: waits until nobody else uses the cores, as long as patience lasts.
+    pub fn settle(&self) -> Outcome {
+        Ok(process::settle(self.patience)?)
+    }
 }

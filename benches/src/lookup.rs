@@ -10,6 +10,7 @@ use mailstrata_engine::{Options, Store, View};
 use mailstrata_format::record::v1::ArchivedTransactionV1;
 use mailstrata_format::{AccountId, FileKind, FileName, ItemKey};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -65,6 +66,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     }
     let mut hot = Rounds::default();
     for _ in 0..bench.scale.rounds {
+        bench.settle()?;
         let bare = frames.read(bench.scale.window)?;
         let begin = Instant::now();
         let mut count = 0u64;
@@ -85,6 +87,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     let (mut first, mut calls, mut pages, mut micros) =
         (Rounds::default(), Rounds::default(), Rounds::default(), Rounds::default());
     for _ in 0..bench.scale.rounds {
+        bench.settle()?;
         let reader = Store::open_read(&dir, &options)?;
         let view = reader.view();
         let asked = questions(&mut rng, items, bench.scale.cold);
@@ -157,9 +160,8 @@ struct Frames {
 impl Frames {
     fn add(&mut self, dir: &Path, view: &View, q: &Question, (account, item): (AccountId, ItemKey)) -> Outcome {
         let hit = view.locate(account, item, Some(q.at))?.ok_or("an item is not found")?;
-        if !self.files.contains_key(&hit.segment) {
-            let path = dir.join(FileName::new(FileKind::Segment, hit.segment).path());
-            self.files.insert(hit.segment, File::open(path)?);
+        if let Entry::Vacant(slot) = self.files.entry(hit.segment) {
+            slot.insert(File::open(dir.join(FileName::new(FileKind::Segment, hit.segment).path()))?);
         }
         self.places.push((hit.segment, u64::from(hit.row.offset), hit.row.length as usize));
         Ok(())

@@ -4,14 +4,16 @@ use mailstrata_benches::report::Report;
 use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, open_after_kill, restore_read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 const HELP: &str = "\
-mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--json]
+mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--json]
 
 Workloads: commit, ingest, lookup, open, restore, all
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
   --items    messages of the store that is read (default 100000)
+  --patience seconds that each round may wait for an idle machine (default 0)
   --json     figures for programs";
 
 type Run = fn(&Bench, &mut Report) -> Outcome;
@@ -43,7 +45,7 @@ fn run(args: &[String]) -> Outcome {
         [child, dir, n] if child == "child-memory" => return lookup::memory_child(Path::new(dir), n.parse()?),
         _ => {}
     }
-    let (mut scale, mut items, mut json) = (Scale::full(), None, false);
+    let (mut scale, mut items, mut json, mut patience) = (Scale::full(), None, false, Duration::ZERO);
     let mut dir = PathBuf::from("target/bench");
     let mut chosen = Vec::new();
     let mut args = args.iter();
@@ -58,6 +60,7 @@ fn run(args: &[String]) -> Outcome {
             "--json" => json = true,
             "--dir" => dir = value()?.into(),
             "--items" => items = Some(value()?.parse()?),
+            "--patience" => patience = Duration::from_secs(value()?.parse()?),
             "all" => chosen.extend(WORKLOADS),
             name => {
                 let found = WORKLOADS.iter().find(|(n, _)| *n == name);
@@ -71,7 +74,7 @@ fn run(args: &[String]) -> Outcome {
     scale.items = items.unwrap_or(scale.items);
     let dir = dir.join(format!("run-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
-    let bench = Bench { dir: dir.clone(), scale, program: std::env::current_exe()? };
+    let bench = Bench { dir: dir.clone(), scale, patience, program: std::env::current_exe()? };
     let mut report = Report::default();
     let outcome = chosen.iter().try_for_each(|(name, run)| {
         eprintln!("{name} …");

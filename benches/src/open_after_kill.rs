@@ -21,6 +21,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     std::fs::remove_file(dir.with_extension("whole"))?;
     let mut next = bench.scale.items;
     for round in 0..bench.scale.rounds {
+        bench.settle()?;
         let mut child = Command::new(&bench.program)
             .arg("child-writer")
             .arg(&dir)

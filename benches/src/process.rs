@@ -1,9 +1,11 @@
-//! What the kernel says of this process: reads, memory; and its page cache emptied for a directory's files.
+//! What the kernel says of this process and its machine: reads, memory, idle cores; and the page cache emptied for a
+//! directory's files.
 
 use rustix::fs::Advice;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Reads of the calling thread so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -76,4 +78,26 @@ pub fn size(dir: &Path) -> io::Result<(u64, u64)> {
         Ok(())
     })?;
     Ok((count, bytes))
+}
+
+/// Waits until the cores were nine tenths idle for 300 ms, at most `patience`.
+pub fn settle(patience: Duration) -> io::Result<()> {
+    let begin = Instant::now();
+    let mut calm = 0;
+    while calm < 3 && begin.elapsed() < patience {
+        let before = ticks()?;
+        std::thread::sleep(Duration::from_millis(100));
+        let after = ticks()?;
+        let idle = after.1.saturating_sub(before.1) * 10 >= after.0.saturating_sub(before.0) * 9;
+        calm = if idle { calm + 1 } else { 0 };
+    }
+    Ok(())
+}
+
+/// Ticks of all cores since the start, and those spent idle or waiting for a device.
+fn ticks() -> io::Result<(u64, u64)> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
+    Ok((ticks.iter().take(8).sum(), ticks.iter().skip(3).take(2).sum()))
 }

@@ -21,6 +21,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     let id = AccountId::of_address(mail::address(account).as_bytes(), 1);
     let (mut cold, mut hot, mut mails) = (Rounds::default(), Rounds::default(), Rounds::default());
     for _ in 0..bench.scale.rounds {
+        bench.settle()?;
         let bare = packed.unpack()?;
         process::forget(&dir)?;
         // The first reading warms the page cache for the second.

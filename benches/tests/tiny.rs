@@ -2,11 +2,12 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, open_after_kill, restore_read};
+use std::time::Duration;
 
 fn figures(run: fn(&Bench, &mut Report) -> Outcome) -> usize {
     let dir = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_mailstrata-benches").into();
-    let bench = Bench { dir: dir.path().to_owned(), scale: Scale::tiny(), program };
+    let bench = Bench { dir: dir.path().to_owned(), scale: Scale::tiny(), patience: Duration::ZERO, program };
     let mut report = Report::default();
     run(&bench, &mut report).unwrap();
     for f in report.figures() {

@@ -26,7 +26,7 @@ pub const PACK_BUFFER: usize = 1 << 20;
 /// Pack bytes that may wait for the writer before producers are held back.
 pub const PACK_QUEUE_BYTES: usize = 8 << 20;
 /// A pack with this many blobs is full, whatever its size: its index is in memory until it is sealed.
-pub const PACK_BLOBS: usize = 200_000;
+pub const PACK_BLOBS: usize = 60_000;
 
 /// The segment that the batch goes to.
 pub struct Target {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 #[ignore = "takes a tree of its own"]
 fn measure() {
     let tree = std::env::var("MAILSTRATA_TREE").unwrap();
-    let dir = tempfile::tempdir_in(std::env::var("MAILSTRATA_DIR").unwrap_or("/tmp".into())).unwrap();
+    let dir = std::env::var("MAILSTRATA_DIR").map_or_else(|_| tempfile::tempdir(), tempfile::tempdir_in).unwrap();
     let store = dir.path().join("store");
     let options = StoreOptions::new().unwrap();
     Store::create(&store, &Create::default(), &options).unwrap();

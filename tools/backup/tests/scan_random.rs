@@ -86,10 +86,8 @@ impl Run {
                 let to = f.parent().unwrap().parent().unwrap().join("cur").join(format!("{}:2,{letters}", base_of(&f)));
                 rename(&f, &to);
             }
-            (8..=9, Some(f)) => {
-                if !there(&base_of(&f)) {
-                    rename(&f, &dir.join("cur").join(f.file_name().unwrap()));
-                }
+            (8..=9, Some(f)) if !there(&base_of(&f)) => {
+                rename(&f, &dir.join("cur").join(f.file_name().unwrap()));
             }
             (10, Some(f)) => {
                 // A move under a new name.

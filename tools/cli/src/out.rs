@@ -78,7 +78,9 @@ pub fn options(g: &Global, operation: &str) -> Result<Options, Failure> {
 
 /// The store, open for reading.
 pub fn reader(g: &Global) -> Result<Reader, Failure> {
-    let reader = Store::open_read(&store_dir(g)?, &options(g, "read")?)?;
+    // Readers have no queue: plain calls serve, and no ring is set up for nothing.
+    let plain = Global { io: if g.io == Backend::Auto { Backend::Posix } else { g.io }, ..g.clone() };
+    let reader = Store::open_read(&store_dir(g)?, &options(&plain, "read")?)?;
     for damage in reader.findings() {
         tracing::error!(%damage, "damage");
     }

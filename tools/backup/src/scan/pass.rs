@@ -59,6 +59,8 @@ pub struct Job {
     pub deferred: Mutex<Vec<Deferred>>,
     /// Listed, and gone before they were opened.
     pub gone: Mutex<Vec<(SlotId, MessageEntry)>>,
+    /// Places of messages that could not be read: counted once, however often they were listed.
+    pub unreadable: Mutex<HashSet<u64>>,
     /// Folders that must be listed again next time.
     pub troubled: Mutex<HashSet<SlotId>>,
     pub report: Mutex<Report>,
@@ -165,6 +167,7 @@ impl Worker<'_> {
             vanished: Mutex::default(),
             deferred: Mutex::default(),
             gone: Mutex::default(),
+            unreadable: Mutex::default(),
             troubled: Mutex::default(),
             report: Mutex::new(report),
         });

@@ -165,10 +165,12 @@ impl Worker<'_> {
     fn unreadable(&self, chunk: &Chunk, task: &Task, entry: &MessageEntry, why: &str) -> Looked {
         let job = &chunk.job;
         job.trouble(chunk.slot);
-        locked(&job.report).errors.add(format!("{}: {why}", shown(&job.account.address)));
-        let errors = self.pool.counters.read_errors.fetch_add(1, Ordering::Relaxed) + 1;
-        if let Some(max) = self.pool.scan.options.read_errors_max.filter(|max| errors > *max) {
-            self.pool.abort(format!("more than {max} messages could not be read"));
+        if locked(&job.unreadable).insert(place_of(chunk.slot, &entry.base)) {
+            locked(&job.report).errors.add(format!("{}: {why}", shown(&job.account.address)));
+            let errors = self.pool.counters.read_errors.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(max) = self.pool.scan.options.read_errors_max.filter(|max| errors > *max) {
+                self.pool.abort(format!("more than {max} messages could not be read"));
+            }
         }
         let seen = job.bounds().seen;
         Looked {

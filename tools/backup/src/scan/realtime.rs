@@ -203,9 +203,13 @@ impl Shared<'_> {
 
     /// Accounts in doubt that a scan of all did not meet are not there to be scanned.
     fn forget_vanished(&self) {
-        for address in self.tally.doubted() {
-            let there =
-                self.scan.source.accounts(&mut |_| {}).is_ok_and(|all| all.found.iter().any(|a| a.address == address));
+        let doubted = self.tally.doubted();
+        if doubted.is_empty() {
+            return;
+        }
+        let Ok(accounts) = self.scan.source.accounts(&mut |_| {}) else { return };
+        for address in doubted {
+            let there = accounts.found.iter().any(|a| a.address == address);
             if !there && !self.requests.asked(&address) {
                 self.tally.clear(&address);
             }

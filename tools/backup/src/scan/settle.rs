@@ -19,9 +19,7 @@ use mailstrata_engine::{Batch, Error as StoreError};
 use mailstrata_mailstore::maildir::flags::name_parts;
 use mailstrata_mailstore::maildir::source::{MaildirFolder, folder_path};
 use mailstrata_mailstore::maildir::watch::{Change, MessageChange, Spot};
-use mailstrata_mailstore::source::{
-    Account, Accounts, MessageEntry, OpenError, OpenFolder as _, Presence, Source as _, SourceError,
-};
+use mailstrata_mailstore::source::{Account, Accounts, MessageEntry, OpenError, OpenFolder as _, SourceError};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;

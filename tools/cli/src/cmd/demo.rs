@@ -74,7 +74,8 @@ fn contents(root: &Path) -> io::Result<BTreeMap<Vec<u8>, (String, String)>> {
         let dir = entry?.path();
         let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let folder = if name.starts_with('.') { name } else { String::new() };
-        let subs: &[PathBuf] = if folder.is_empty() { &[dir.clone()] } else { &[dir.join("cur"), dir.join("new")] };
+        let subs: &[PathBuf] =
+            if folder.is_empty() { std::slice::from_ref(&dir) } else { &[dir.join("cur"), dir.join("new")] };
         for sub in subs.iter().filter(|s| s.ends_with("cur") || s.ends_with("new")) {
             for message in fs::read_dir(sub)? {
                 let path = message?.path();

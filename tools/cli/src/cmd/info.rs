@@ -12,6 +12,7 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
     let reader = out::reader(g)?;
     let (view, info) = (reader.view(), reader.info());
     let span = view.span();
+    let backend = out::options(g, "info")?.disk.backend();
     let server = (info.server != [0; 16]).then(|| StoreId(info.server).to_string());
     if g.json {
         let line = serde_json::json!({
@@ -21,7 +22,7 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
             "created": out::moment(info.created),
             "segment_size": info.segment_size,
             "pack_size": info.pack_size,
-            "io": info.backend,
+            "io": backend,
             "last_lsn": view.lsn().0,
             "first_moment": span.map(|s| out::moment(s.0)),
             "last_moment": span.map(|s| out::moment(s.1)),
@@ -37,7 +38,7 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         println!("created       {}", out::moment(info.created));
         println!("segments      {} (up to {})", view.catalog().segments.len(), out::size(info.segment_size));
         println!("packs         {} (up to {})", view.catalog().packs.len(), out::size(info.pack_size));
-        println!("writes by     {}", info.backend);
+        println!("writes by     {}", backend);
         println!("last LSN      {}", view.lsn());
         if let Some((first, last)) = span {
             println!("first moment  {}", out::moment(first));

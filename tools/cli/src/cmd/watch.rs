@@ -139,7 +139,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         while running.iter().any(|r| !r.is_finished()) {
             std::thread::sleep(Duration::from_millis(50));
             ticks += 1;
-            if ticks % 10 == 0 {
+            if ticks.is_multiple_of(10) {
                 let all: Vec<_> = args.source.iter().cloned().zip(watches.iter().map(Watch::status)).collect();
                 if let Err(e) = write_status(&dir, true, &all) {
                     tracing::warn!(error = %e, "the status file was not written");
