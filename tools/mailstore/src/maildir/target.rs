@@ -285,6 +285,11 @@ impl MaildirTarget {
         if self.open.len() >= OPEN_FOLDERS_MAX {
             self.open.clear();
         }
+        let inbox = self.folder_id(b"");
+        if folder != inbox && !self.open.contains_key(&inbox) {
+            // A directory without an INBOX is no Maildir to anybody who opens it.
+            self.ready(inbox)?;
+        }
         let opened = match self.open_folder(folder) {
             Err(TargetError::Io { source, .. })
                 if source.raw_os_error() == Some(libc::EMFILE) && !self.open.is_empty() =>

@@ -37,6 +37,17 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_maildir_has_an_inbox_though_nothing_goes_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut target = open(dir.path());
+    target.put(&item(1, b"Projects", b"one"), &mut &b"one"[..]).unwrap();
+    target.finish().unwrap();
+    for sub in ["cur", "new", "tmp", ".Projects/cur"] {
+        assert!(dir.path().join(sub).is_dir(), "{sub}");
+    }
+}
+
+#[test]
 fn an_account_becomes_a_maildir() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("a/Maildir");
