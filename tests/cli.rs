@@ -251,3 +251,88 @@ fn base64_of(i: u32) -> String {
     }
     text
 }
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error_and_a_full_output_is_one() {
+    use std::process::Stdio;
+    let p = Program::small();
+    p.append(&lines(&(0..300).map(|i| put("a@x", &i.to_string(), "name")).collect::<Vec<_>>()));
+    for args in [&["info"][..], &["stats"], &["export"], &["items", "a@x"], &["completions", "bash"]] {
+        let (read, write) = std::io::pipe().unwrap();
+        drop(read);
+        let out = p.command(args).stdout(write).stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{args:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = p.command(args).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {said}");
+        assert!(said.contains("No space left") && !said.contains("panicked"), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn a_source_that_is_not_there_is_unreachable_and_not_an_empty_mailbox() {
+    let p = Program::small();
+    let nowhere = format!("maildir:{}?account=a@x", p.dir.path().join("nowhere").display());
+    assert!(p.fails(14, ["scan", "--source", &nowhere]).contains("no Maildir"));
+    p.fails(14, ["watch", "--source", &nowhere]);
+    p.fails(14, ["scan", "--source", &format!("maildir:{}/none/{{user}}", p.dir.path().display())]);
+    p.fails(2, ["scan", "--source", "imap://example.org"]);
+}
+
+#[test]
+fn first_and_last_bound_what_they_say() {
+    let p = Program::small();
+    let at = |t: &str, mut e: Value| {
+        e["at"] = json!(t);
+        e
+    };
+    let gone = |i: &str| json!({"account": "a@x", "item": i, "kind": "message", "op": "delete"});
+    let mut all: Vec<Value> = (0..3).map(|i| at("2026-01-01T10:00:00Z", put("a@x", &i.to_string(), "m"))).collect();
+    for e in &mut all {
+        e["blob"] = json!({"base64": "aGVsbG8="});
+    }
+    all.push(at("2026-01-02T10:00:00Z", gone("0")));
+    all.push(at("2026-01-03T10:00:00Z", gone("1")));
+    p.append(&lines(&all));
+    let target = format!("maildir:{}", p.dir.path().join("m").display());
+    let dry = |from: &str, until: &str| {
+        let args =
+            ["restore", "undelete", "a@x", "--from", from, "--until", until, "--to", &target, "--dry-run", "--json"];
+        let out = json_lines(&p.run(args).stdout);
+        out.last().unwrap()["report"]["counts"]["wanted"].as_u64().unwrap()
+    };
+    assert_eq!((dry("first", "last"), dry("last", "last"), dry("first", "first")), (2, 1, 0));
+    assert_eq!(dry("2026-01-02T11:00:00Z", "last"), 1);
+    let summary = |from: &str, to: &str| {
+        json_lines(p.ok(["diff", "a@x", "--from", from, "--to", to, "--json"]).as_bytes()).pop().unwrap()["summary"]
+            .clone()
+    };
+    assert_eq!(summary("last", "last")["removed"], 0);
+    assert_eq!(summary("2026-01-01T12:00:00Z", "last")["removed"], 2);
+    assert_eq!(summary("first", "first")["added"], 3);
+}
+
+#[test]
+fn a_file_that_is_no_mbox_is_not_written_to() {
+    let p = Program::small();
+    let mut e = put("a@x", "1", "m");
+    e["blob"] = json!({"base64": "aGVsbG8="});
+    p.append(&lines(&[e]));
+    let script = p.dir.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    p.fails(1, ["restore", "account", "a@x", "--to", &format!("mbox:{}", script.display())]);
+    assert_eq!(std::fs::read(&script).unwrap(), b"#!/bin/sh\n");
+    p.ok(["restore", "account", "a@x", "--to", &format!("mbox:{}/", p.dir.path().join("boxes").display())]);
+    assert!(p.dir.path().join("boxes").is_dir());
+}
+
+#[test]
+fn a_removed_index_directory_comes_back() {
+    let p = Program::small();
+    p.append(&lines(&[put("a@x", "1", "one")]));
+    std::fs::remove_dir_all(p.store.join("index")).unwrap();
+    std::fs::remove_file(p.store.join("MANIFEST")).unwrap();
+    assert_eq!(p.append(&lines(&[put("a@x", "2", "two")])).1, 0);
+    assert_eq!(p.export().len(), 2);
+}

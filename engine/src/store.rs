@@ -78,6 +78,9 @@ impl Default for Create {
 /// The first segment's size; later ones double up to the store's.
 pub const FIRST_SEGMENT: u64 = 1 << 20;
 
+/// The directories of a store.
+const DIRECTORIES: [&str; 5] = ["index", "log", "pack", "quarantine", "run"];
+
 /// The longest blob that is kept in memory (compressed) while it is read; beyond it streams into a pack of its own.
 const STREAM_FROM: u64 = 8 << 20;
 
@@ -230,12 +233,11 @@ impl Store {
         }
         let disk = &options.disk;
         disk.create_dir(dir).map_err(Error::io("creating", dir))?;
-        let made = ["index", "log", "pack", "quarantine", "run", "SUPERBLOCK.tmp"];
         let there = disk.list(dir).map_err(Error::io("listing", dir))?;
-        if !there.iter().all(|name| made.contains(&name.as_str())) {
+        if !there.iter().all(|name| DIRECTORIES.contains(&name.as_str()) || name == "SUPERBLOCK.tmp") {
             return Err(Error::NotEmpty { path: dir.to_owned() });
         }
-        for sub in &made[..5] {
+        for sub in DIRECTORIES {
             let sub = dir.join(sub);
             disk.create_dir(&sub).map_err(Error::io("creating", &sub))?;
             if !disk.list(&sub).map_err(Error::io("listing", &sub))?.is_empty() {
@@ -298,6 +300,11 @@ impl Store {
         let lock = options.disk.open(&path, OpenMode::Write).map_err(Error::io("opening", &path))?;
         if !lock.try_lock(true).map_err(Error::io("locking", &path))? {
             return Err(Error::InUse { path: dir.to_owned(), by: open::lock_holder(dir, options) });
+        }
+        for sub in DIRECTORIES {
+            // Derived files may have been removed with their directory.
+            let sub = dir.join(sub);
+            options.disk.create_dir(&sub).map_err(Error::io("creating", &sub))?;
         }
         open::write_lock(dir, options)?;
         let files = Arc::new(Files::new(options.disk.clone(), dir, StoreId(s.store), options.cache_bytes));

@@ -178,7 +178,9 @@ impl State {
             None
         } else {
             self.flush_pack();
-            let (pack, pack_end) = (self.pack.table.number, self.pack.start);
+            // A pack that nothing was written to has no file yet.
+            let written = self.pack.start > BLOCK as u64;
+            let (pack, pack_end) = if written { (self.pack.table.number, self.pack.start) } else { (0, 0) };
             Some(Batch { pack, pack_end, ..self.next_batch(shared) })
         };
         self.queued_bytes = 0;

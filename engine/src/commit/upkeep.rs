@@ -195,7 +195,9 @@ impl Shared {
                 m.head.durable_end = content.end;
                 m.head.durable_chain = content.root;
                 m.head.durable_group = content.last_group;
-                (m.head.pack, m.head.pack_end) = (content.pack, content.pack_end);
+                if content.pack != 0 {
+                    (m.head.pack, m.head.pack_end) = (content.pack, content.pack_end);
+                }
             }
         })?;
         self.publish(|c| {

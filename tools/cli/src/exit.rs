@@ -55,6 +55,12 @@ impl Failure {
         self
     }
 
+    /// Whoever read the output has seen enough: there is nothing to say, and nobody to say it to.
+    #[must_use]
+    pub fn reader_is_gone() -> Self {
+        Self::new(Code::Failed, "")
+    }
+
     /// Wrong usage.
     pub fn usage(message: impl fmt::Display) -> Self {
         Self::new(Code::Usage, message)
@@ -73,6 +79,12 @@ impl From<Error> for Failure {
             Error::Fenced { .. } => Code::Fenced,
             _ => Code::Failed,
         };
+        if let Error::Io { source, path, .. } = &e
+            && source.kind() == std::io::ErrorKind::BrokenPipe
+            && path.as_os_str() == "stdout"
+        {
+            return Self::reader_is_gone();
+        }
         let failure = Self::new(code, &e);
         match e {
             Error::NoStore { .. } => {
@@ -99,9 +111,7 @@ impl From<ExportError> for Failure {
     fn from(e: ExportError) -> Self {
         match e {
             ExportError::Store(e) => e.into(),
-            ExportError::Output(ref source) if source.kind() == std::io::ErrorKind::BrokenPipe => {
-                Self::new(Code::Failed, "the reader of the output is gone")
-            }
+            ExportError::Output(source) => source.into(),
             e => Self::new(Code::Failed, e),
         }
     }
@@ -158,6 +168,9 @@ impl From<UrlError> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(e: std::io::Error) -> Self {
+        if e.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::reader_is_gone();
+        }
         Self::new(Code::Failed, format!("writing the output: {e}"))
     }
 }

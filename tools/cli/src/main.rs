@@ -56,7 +56,7 @@ pub struct Global {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What is logged to stderr: error, warn, info, debug, trace.
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
     pub log_level: String,
 }
 
@@ -118,6 +118,7 @@ fn run() -> Outcome {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .without_time()
         .with_target(false)
         .init();
@@ -155,8 +156,10 @@ fn main() -> ExitCode {
             if let Some(hint) = &failure.hint {
                 text.push_str(&format!("  {hint}\n"));
             }
-            // With stderr closed there is nobody left to tell.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            if !failure.message.is_empty() {
+                // With stderr closed there is nobody left to tell.
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+            }
             failure.code
         }
     };

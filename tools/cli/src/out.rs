@@ -9,8 +9,23 @@ use mailstrata_engine::{Error, Options, Reader, Store, View};
 use mailstrata_format::{AccountId, ItemKey, Lsn, StoreId};
 use mailstrata_mailstore::json::percent_encode;
 use mailstrata_mailstore::time::{self, Moment};
-use std::io::{BufWriter, IsTerminal as _, Stdout, Write};
+use std::io::{BufWriter, Stdout, Write};
 use std::path::PathBuf;
+
+/// A line on stdout; an error instead of a panic when it cannot be written.
+#[macro_export]
+macro_rules! say {
+    ($($t:tt)*) => {
+        $crate::out::line(format_args!($($t)*))?
+    };
+}
+
+/// See [`say!`].
+pub fn line(what: std::fmt::Arguments<'_>) -> std::io::Result<()> {
+    let mut to = std::io::stdout();
+    to.write_fmt(what)?;
+    to.write_all(b"\n")
+}
 
 /// Buffered stdout; flushed by whoever ends.
 #[must_use]
@@ -31,11 +46,11 @@ pub fn moment(micros: i64) -> String {
     time::format_rfc3339(micros)
 }
 
-/// Bytes as text, escaped where they are not UTF-8. On a terminal control characters are escaped as well.
+/// Bytes as text for people, escaped where they are not UTF-8; control characters too, which a terminal would obey.
 #[must_use]
 pub fn text(bytes: &[u8]) -> String {
     let t = percent_encode(bytes);
-    if std::io::stdout().is_terminal() && t.chars().any(char::is_control) { t.escape_debug().to_string() } else { t }
+    if t.chars().any(char::is_control) { t.escape_debug().to_string() } else { t }
 }
 
 /// As [`text`], for an optional field.

@@ -82,6 +82,15 @@ impl MboxTarget {
             let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             (parent, Some(name.as_encoded_bytes().to_vec()))
         };
+        if single.is_some() && path.is_file() {
+            let mut start = Vec::new();
+            let read = File::open(path).and_then(|f| f.take(5).read_to_end(&mut start));
+            read.map_err(|e| TargetError::io("reading", path, e))?;
+            if !start.is_empty() && start != b"From " {
+                let why = "it is no mbox: it does not begin with `From `; name one, or a file that is new";
+                return Err(TargetError::refused(path.as_os_str().as_encoded_bytes(), why));
+            }
+        }
         Ok(Self {
             root: Root::open(dir)?,
             single,

@@ -58,6 +58,8 @@ pub enum Url {
 pub struct Place {
     pub path: PathBuf,
     pub account: Option<Vec<u8>>,
+    /// It was written with a slash at its end: a directory, whether it is there or not.
+    pub is_dir: bool,
 }
 
 /// One Maildir or a tree of them.
@@ -183,7 +185,8 @@ impl FromStr for Url {
         if scheme == "maildir" {
             return maildir(url, raw_path, account).map(Self::Maildir);
         }
-        let place = Place { path: path_of(decode(url, raw_path)?), account };
+        let is_dir = raw_path.len() > 1 && raw_path.ends_with('/');
+        let place = Place { path: path_of(decode(url, raw_path)?), account, is_dir };
         Ok(if scheme == "mbox" { Self::Mbox(place) } else { Self::Eml(place) })
     }
 }

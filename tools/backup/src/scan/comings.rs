@@ -78,8 +78,9 @@ impl Follow<'_> {
             Ok(now) => now,
             Err(e) => return self.shared.doubt(None, &all, &e.to_string(), now_us()),
         };
-        if now.found.is_empty() && all.len() > 1 {
-            let why = "no account is there any more; that looks like a file system that is not mounted";
+        let gone = self.accounts.found.iter().filter(|a| now.presence(a) == Presence::Gone).count();
+        if gone * 2 > all.len() {
+            let why = "most accounts are not there any more; that looks like a file system that is not mounted";
             locked(&self.shared.report).alarms.add(why);
             return self.shared.doubt(None, &all, why, now_us());
         }

@@ -57,6 +57,11 @@ pub fn digest_of(digest: &Digest) -> u64 {
     digest.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
+/// What [`digest_of`] says of no content at all: it tells nothing about who is who.
+pub fn empty_content() -> u64 {
+    digest_of(&Digest::of(b""))
+}
+
 /// Flags and keywords in 32 bits: one each for the five flags that a Maildir has, so that these are never confused, and a
 /// hash of all else. Both lists are in any order.
 pub fn state_of<'a>(flags: impl Iterator<Item = &'a [u8]>, words: impl Iterator<Item = &'a [u8]>) -> u32 {

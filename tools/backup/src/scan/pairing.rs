@@ -3,7 +3,7 @@
 //! In come the messages of an account that are gone from their places, out goes, for one that appeared, the one that it was. In
 //! order: the same object id or base name; the same content and INTERNALDATE; the same content. Each is given out once.
 
-use super::known::{ByHash, Known};
+use super::known::{ByHash, Known, empty_content};
 use std::collections::HashSet;
 
 /// See the module.
@@ -22,7 +22,7 @@ impl Vanished {
         for known in gone {
             all.left.insert(known.place());
             all.by_object.entry(known.object).or_default().push(known.place());
-            if !known.unread() {
+            if !known.unread() && known.digest != empty_content() {
                 all.by_digest.entry(known.digest).or_default().push((known.internal_date, known.place()));
             }
         }

@@ -269,6 +269,10 @@ impl Worker<'_> {
             report.folders.changed += synced.changed;
         }
         let unread: HashSet<Vec<u8>> = folders.unread.iter().cloned().collect();
+        for path in &unread {
+            let (folder, account) = (shown(path), shown(&job.account.address));
+            locked(&job.report).errors.add(format!("folder {folder} of {account} cannot be read; it is left as it is"));
+        }
         let mut plan: Vec<Planned> = folders
             .found
             .into_iter()

@@ -253,11 +253,15 @@ impl Pool<'_> {
         let again = self.scan.source.accounts(&mut |_| {})?;
         gone.retain(|(_, account)| again.presence(account) == Presence::Gone);
         let mut report = Report::default();
-        if gone.len() == known && known > 1 {
-            report.alarms.add(format!(
-                "none of {known} accounts is there any more; that looks like a file system that is not mounted, so nothing was \
-                 recorded"
-            ));
+        if gone.len() * 2 > known {
+            // Suspended, not deleted: a disk that is not mounted looks just like this.
+            let why = format!(
+                "{} of {known} accounts are not there any more; that looks like a file system that is not mounted, so none was \
+                 recorded as deleted",
+                gone.len()
+            );
+            report.errors.add(why.clone());
+            report.alarms.add(why);
             gone.clear();
         }
         for (id, account) in gone {

@@ -5,6 +5,7 @@
 //! Only what may be half of a move waits; an arrival whose content nobody has is recorded at once.
 
 use super::content::Content;
+use super::known::empty_content;
 use super::live::SlotId;
 use mailstrata_mailstore::source::{Account, MessageEntry};
 use std::collections::{HashMap, VecDeque};
@@ -83,7 +84,7 @@ impl Window {
         };
         if let Some(map) = map {
             map.entry((account, held.object)).or_default().push(index);
-            if let Some(digest) = held.digest.filter(|d| *d != held.object) {
+            if let Some(digest) = held.digest.filter(|d| *d != held.object && *d != empty_content()) {
                 map.entry((account, digest)).or_default().push(index);
             }
         }

@@ -28,7 +28,9 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let t = super::show::find(&at, &args.account, &args.item)?;
     let role = args.role.as_ref().map(|r| mailstrata_mailstore::json::percent_decode(r));
     let blob = t.blobs.iter().find(|b| b.role == role).ok_or_else(|| {
-        let why = if t.content_unseen {
+        let why = if role.is_some() {
+            "the item has no blob with this role; `show` lists them"
+        } else if t.content_unseen {
             "the item's content could not be read when it was there"
         } else {
             "the item has no content"

@@ -10,6 +10,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    clap_complete::generate(args.shell, &mut crate::command(), "mailstrata", &mut std::io::stdout());
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut crate::command(), "mailstrata", &mut script);
+    std::io::Write::write_all(&mut std::io::stdout(), &script)?;
     Ok(Code::Done)
 }

@@ -123,14 +123,15 @@ impl Demo<'_> {
     }
 }
 
-fn step(what: &str, took: Duration) {
-    println!("{what:<68} {:>8.1} ms", took.as_secs_f64() * 1e3);
+fn step(what: &str, took: Duration) -> io::Result<()> {
+    crate::say!("{what:<68} {:>8.1} ms", took.as_secs_f64() * 1e3);
+    Ok(())
 }
 
 pub fn run(g: &Global, args: &Args) -> Outcome {
     let dir = tempfile::Builder::new().prefix("mailstrata-demo-").tempdir()?;
     let root = dir.path().to_owned();
-    println!("in {}", root.display());
+    crate::say!("in {}", root.display());
     let mailbox = Mailbox::make(&root.join("Maildir"))?;
     for i in 0..args.messages {
         let folder = ["", "", ".Projects", ".Archive.2025"][i % 4];
@@ -157,7 +158,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     drop(watch);
     store.close()?;
     outcome?;
-    println!(
+    crate::say!(
         "from the change of a file to its acknowledgement: p50 {:.1} ms, p99 {:.1} ms over {} changes",
         latency.p50 as f64 / 1e3,
         latency.p99 as f64 / 1e3,
@@ -165,9 +166,9 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     );
     if args.keep {
         let kept = dir.keep();
-        println!("kept: try `mailstrata --store {}/store log alice@example.org ITEM`", kept.display());
+        crate::say!("kept: try `mailstrata --store {}/store log alice@example.org ITEM`", kept.display());
     }
-    println!("all of it came back, byte for byte");
+    crate::say!("all of it came back, byte for byte");
     Ok(Code::Done)
 }
 
@@ -175,23 +176,23 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
 fn play(store: &Store, mailbox: &Mailbox, before: usize, root: &Path) -> Result<(), Failure> {
     let demo = Demo { store, account: store.account_of(ALICE)? };
     let took = demo.until("the first scan", |d| Ok(d.messages()? == before))?;
-    step(&format!("{before} messages were there: scanned, and durable after"), took);
+    step(&format!("{before} messages were there: scanned, and durable after"), took)?;
     // Let the follower settle before its latency is measured.
     std::thread::sleep(Duration::from_millis(300));
 
     let first = mailbox.deliver("", 100_000, &text(100_000))?;
-    step("a message is delivered: recorded after", demo.until("the delivery", |d| Ok(d.messages()? == before + 1))?);
+    step("a message is delivered: recorded after", demo.until("the delivery", |d| Ok(d.messages()? == before + 1))?)?;
 
     let name = first.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let seen = mailbox.0.join("cur").join(format!("{name}:2,FS"));
     let lsn = store.view().lsn();
     fs::rename(&first, &seen)?;
-    step("it is read and flagged: recorded after", demo.until("the flags", |d| Ok(d.view().lsn() > lsn))?);
+    step("it is read and flagged: recorded after", demo.until("the flags", |d| Ok(d.view().lsn() > lsn))?)?;
 
     let lsn = store.view().lsn();
     let moved = mailbox.0.join(".Projects/cur").join(format!("{name}:2,FS"));
     fs::rename(&seen, &moved)?;
-    step("it is moved to Projects: recorded after", demo.until("the move", |d| Ok(d.view().lsn() > lsn))?);
+    step("it is moved to Projects: recorded after", demo.until("the move", |d| Ok(d.view().lsn() > lsn))?)?;
     // What is compared at the end must not fall into the same microsecond as the loss.
     std::thread::sleep(Duration::from_millis(50));
     let good = out::now();
@@ -209,7 +210,7 @@ fn play(store: &Store, mailbox: &Mailbox, before: usize, root: &Path) -> Result<
     step(
         &format!("{lost} messages are deleted by mistake: recorded after"),
         demo.until("the deletions", |d| Ok(d.messages()? == left))?,
-    );
+    )?;
 
     let started = Instant::now();
     let target = root.join("restored");
@@ -223,7 +224,7 @@ fn play(store: &Store, mailbox: &Mailbox, before: usize, root: &Path) -> Result<
     step(
         &format!("the mailbox as of {}: {} messages restored in", out::moment(good), report.counts.restored),
         started.elapsed(),
-    );
+    )?;
 
     let restored = contents(&target)?;
     let differ = expected
@@ -236,6 +237,6 @@ fn play(store: &Store, mailbox: &Mailbox, before: usize, root: &Path) -> Result<
             format!("{differ} messages differ, {} of {} are there", restored.len(), expected.len()),
         ));
     }
-    println!("compared: {} messages, every byte, folder and flag as they were", expected.len());
+    crate::say!("compared: {} messages, every byte, folder and flag as they were", expected.len());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `diff`: what changed between two moments.
 
-use crate::cmd::find::bound;
+use crate::cmd::find::{End, bound};
 use crate::exit::{Code, Outcome};
 use crate::{Global, out};
 use mailstrata_backup::diff::{Field, What, diff};
@@ -14,7 +14,7 @@ use std::io::Write as _;
 pub struct Args {
     /// Address or account id.
     account: String,
-    /// The earlier moment.
+    /// The earlier moment; `first`: before everything.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     from: String,
     /// The later one.
@@ -29,10 +29,10 @@ fn json_of(t: &Transaction) -> serde_json::Value {
 }
 
 pub fn run(g: &Global, args: &Args) -> Outcome {
-    let from = bound("--from", Some(&args.from))?;
-    let to = bound("--to", Some(&args.to))?;
     let reader = out::reader(g)?;
     let view = reader.view();
+    let from = bound(&view, "--from", End::Lower, Some(&args.from))?;
+    let to = bound(&view, "--to", End::Upper, Some(&args.to))?;
     let account = out::account(&view, &args.account)?;
     let mut to_out = out::stdout();
     let mut failed: Option<std::io::Error> = None;

@@ -5,6 +5,7 @@ use crate::exit::{Code, Failure, Outcome};
 use crate::{Global, out};
 use mailstrata_backup::find::{Entry, Query, all_accounts, find};
 use mailstrata_backup::lines::to_line;
+use mailstrata_engine::View;
 use mailstrata_mailstore::json::{LineWriter, percent_decode};
 use mailstrata_mailstore::time::Moment;
 use std::io::Write as _;
@@ -19,12 +20,16 @@ pub struct Args {
     /// In subject, sender, folder or native id.
     #[arg(long, value_name = "TEXT")]
     text: Option<String>,
+    /// In the sender.
     #[arg(long, value_name = "TEXT")]
     sender: Option<String>,
+    /// In the subject.
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
+    /// In the folder's name.
     #[arg(long, value_name = "TEXT")]
     folder: Option<String>,
+    /// Only items of this kind: message, folder, contact, ….
     #[arg(long, value_name = "KIND")]
     kind: Option<String>,
     /// Versions from this moment or before.
@@ -41,20 +46,31 @@ pub struct Args {
     alive: bool,
 }
 
-/// A bound given as a time; `first` and `last` are none.
-pub fn bound(what: &str, given: Option<&str>) -> Result<Option<i64>, Failure> {
+/// Which end of a span a bound is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Lower,
+    Upper,
+}
+
+/// A bound given as a time; `None` bounds nothing: from `first` on, or up to `last`.
+pub fn bound(view: &View, what: &str, end: End, given: Option<&str>) -> Result<Option<i64>, Failure> {
     let Some(given) = given else { return Ok(None) };
+    let span = view.span();
     match out::parse_moment(what, given)? {
         Moment::At(t) => {
             eprintln!("{what} {}", out::moment(t));
             Ok(Some(t))
         }
-        Moment::First | Moment::Last => Ok(None),
+        Moment::First => Ok(span.map(|s| s.0).filter(|_| end == End::Upper)),
+        Moment::Last => Ok(span.map(|s| s.1).filter(|_| end == End::Lower)),
         Moment::Lsn(_) => Err(Failure::usage(format!("{what} takes a moment, not an LSN"))),
     }
 }
 
 pub fn run(g: &Global, args: &Args) -> Outcome {
+    let reader = out::reader(g)?;
+    let view = reader.view();
     let bytes = |t: &Option<String>| t.as_ref().map(|t| percent_decode(t));
     let query = Query {
         text: bytes(&args.text),
@@ -62,8 +78,8 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         subject: bytes(&args.subject),
         folder: bytes(&args.folder),
         kind: parse_kind(args.kind.as_deref())?,
-        after: bound("--after", args.after.as_deref())?,
-        before: bound("--before", args.before.as_deref())?,
+        after: bound(&view, "--after", End::Lower, args.after.as_deref())?,
+        before: bound(&view, "--before", End::Upper, args.before.as_deref())?,
         deleted: if args.deleted {
             Some(true)
         } else if args.alive {
@@ -72,8 +88,6 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
             None
         },
     };
-    let reader = out::reader(g)?;
-    let view = reader.view();
     let accounts = match &args.account {
         Some(a) => vec![out::account(&view, a)?],
         None => all_accounts(&view)?,

@@ -53,7 +53,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         progress.set(done, 0, 0);
         if let LineOutcome::Refused { line, why } = outcome {
             if json {
-                println!("{}", serde_json::json!({"refused": line, "code": why.code(), "message": why.to_string()}));
+                crate::say!("{}", serde_json::json!({"refused": line, "code": why.code(), "message": why.to_string()}));
             } else {
                 eprintln!("line {line} refused ({}): {why}", why.code());
             }
@@ -63,9 +63,9 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     progress.finish();
     let totals = result?;
     if g.json {
-        println!("{}", serde_json::json!({"recorded": totals.acknowledged, "refused": totals.refused}));
+        crate::say!("{}", serde_json::json!({"recorded": totals.acknowledged, "refused": totals.refused}));
     } else {
-        println!("{} lines recorded, {} refused", totals.acknowledged, totals.refused);
+        crate::say!("{} lines recorded, {} refused", totals.acknowledged, totals.refused);
     }
     end(store, totals, &signals)
 }

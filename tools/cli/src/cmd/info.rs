@@ -32,20 +32,20 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         });
         out::json_line(&mut std::io::stdout(), &line)?;
     } else {
-        println!("store         {}", info.store);
-        println!("format        version {}", mailstrata_format::FORMAT_VERSION);
-        println!("server        {}", server.unwrap_or_else(|| "any".into()));
-        println!("created       {}", out::moment(info.created));
-        println!("segments      {} (up to {})", view.catalog().segments.len(), out::size(info.segment_size));
-        println!("packs         {} (up to {})", view.catalog().packs.len(), out::size(info.pack_size));
-        println!("writes by     {}", backend);
-        println!("last LSN      {}", view.lsn());
+        crate::say!("store         {}", info.store);
+        crate::say!("format        version {}", mailstrata_format::FORMAT_VERSION);
+        crate::say!("server        {}", server.unwrap_or_else(|| "any".into()));
+        crate::say!("created       {}", out::moment(info.created));
+        crate::say!("segments      {} (up to {})", view.catalog().segments.len(), out::size(info.segment_size));
+        crate::say!("packs         {} (up to {})", view.catalog().packs.len(), out::size(info.pack_size));
+        crate::say!("writes by     {}", backend);
+        crate::say!("last LSN      {}", view.lsn());
         if let Some((first, last)) = span {
-            println!("first moment  {}", out::moment(first));
-            println!("last moment   {}", out::moment(last));
+            crate::say!("first moment  {}", out::moment(first));
+            crate::say!("last moment   {}", out::moment(last));
         }
         for d in reader.findings() {
-            println!("damage        {d}");
+            crate::say!("damage        {d}");
         }
     }
     Ok(if reader.findings().is_empty() { Code::Done } else { Code::Damage })

@@ -52,7 +52,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         let line = serde_json::json!({"store": dir.to_string_lossy(), "id": id.to_string()});
         out::json_line(&mut std::io::stdout(), &line)?;
     } else {
-        println!("store {id} in {}", dir.display());
+        crate::say!("store {id} in {}", dir.display());
     }
     Ok(Code::Done)
 }

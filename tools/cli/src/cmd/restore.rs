@@ -1,6 +1,6 @@
 //! `restore`: put back what was.
 
-use crate::cmd::find::bound;
+use crate::cmd::find::{End, bound};
 use crate::exit::{Code, Failure, Outcome};
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -99,6 +99,7 @@ pub fn open_target(url: &str) -> Result<Box<dyn Target>, Failure> {
         Url::Maildir(MaildirUrl::Tree(_)) => {
             return Err(Failure::usage("a target is one Maildir: `maildir:DIR`, without {user} or {domain}"));
         }
+        Url::Mbox(place) if place.is_dir => Box::new(MboxTarget::open(&place.path.join(""))?),
         Url::Mbox(place) => Box::new(MboxTarget::open(&place.path)?),
         Url::Eml(place) => Box::new(EmlTarget::open(&place.path)?),
         Url::Events => return Err(Failure::usage("`events:-` is no target; `export` writes event lines")),
@@ -164,8 +165,8 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
             let who = out::who(&view, account, None)?;
             note_others(&who);
             let window = restore::undelete::Window {
-                from: bound("--from", Some(from))?,
-                until: bound("--until", Some(until))?,
+                from: bound(&view, "--from", End::Lower, Some(from))?,
+                until: bound(&view, "--until", End::Upper, Some(until))?,
                 today: jiff::Zoned::now().date(),
                 folder: folder.as_ref().map(|f| percent_decode(f)),
             };
@@ -236,13 +237,20 @@ fn tell(g: &Global, r: &Report) -> Result<(), Failure> {
         out::size(c.bytes),
         r.seconds
     )?;
-    if let Some(tag) = &r.tag {
+    if let Some(tag) = r.tag.as_ref().filter(|_| c.restored > 0) {
         writeln!(to, "keyword of what came back: {tag}")?;
     }
     if let Some(a) = &r.approximate {
-        writeln!(to, "approximate: {} items changed within a span that holds this moment", a.items)?;
+        if a.items > 0 {
+            writeln!(to, "approximate: {} items changed within a span that holds this moment", a.items)?;
+        }
         for gap in &a.gaps {
-            writeln!(to, "  not followed from {} to {}", gap.from, gap.until.as_deref().unwrap_or("now"))?;
+            writeln!(
+                to,
+                "the account was not followed from {} to {}: what changed then is known by scans only",
+                gap.from,
+                gap.until.as_deref().unwrap_or("now")
+            )?;
         }
     }
     if let Some(e) = &r.emptied {

@@ -36,7 +36,18 @@ pub struct Args {
 /// The Maildirs that a URL names.
 pub fn maildirs(url: &str) -> Result<MaildirUrl, Failure> {
     match url.parse::<Url>()? {
-        Url::Maildir(m) => Ok(m),
+        Url::Maildir(m) => {
+            // A Maildir that is not there looks like an account that is gone; a typo or a missing mount is more likely.
+            if let MaildirUrl::One { path, .. } = &m
+                && !path.join("cur").is_dir()
+            {
+                let message = format!("{}: there is no Maildir (no directory `cur` in it)", path.display());
+                return Err(
+                    Failure::new(Code::Unreachable, message).hint("is the path right, and its file system mounted?")
+                );
+            }
+            Ok(m)
+        }
         _ => Err(Failure::usage(format!("`{url}` cannot be scanned or followed; `maildir:` can"))),
     }
 }
@@ -69,7 +80,7 @@ pub fn tell(g: &Global, source: &str, r: &Report) -> Result<(), Failure> {
         }
     }
     let (a, m) = (&r.accounts, &r.messages);
-    println!(
+    crate::say!(
         "{source}: {} accounts ({} changed, {} skipped), {} messages added, {} changed, {} moved, {} deleted, {} unread; \
          {} read, {} new; {:.2} s",
         a.seen,
@@ -85,7 +96,7 @@ pub fn tell(g: &Global, source: &str, r: &Report) -> Result<(), Failure> {
         r.seconds
     );
     if let Some(why) = &r.stopped {
-        println!("ended early: {why}");
+        crate::say!("ended early: {why}");
     }
     Ok(())
 }

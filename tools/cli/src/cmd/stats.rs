@@ -71,12 +71,12 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         });
         out::json_line(&mut std::io::stdout(), &line)?;
     } else {
-        println!("accounts    {accounts}");
-        println!("items       {alive} ({deleted} deleted)");
-        println!("versions    {versions}");
-        println!("blobs       {blobs}, {} uncompressed", out::size(raw));
-        println!("referred    {named} times, {} by the last version of every item", out::size(referred));
-        println!("on disk     {} in {files} files ({ratio:.2} bytes of mail a byte)", out::size(bytes));
+        crate::say!("accounts    {accounts}");
+        crate::say!("items       {alive} ({deleted} deleted)");
+        crate::say!("versions    {versions}");
+        crate::say!("blobs       {blobs}, {} uncompressed", out::size(raw));
+        crate::say!("referred    {named} times, {} by the last version of every item", out::size(referred));
+        crate::say!("on disk     {} in {files} files ({ratio:.2} bytes of mail a byte)", out::size(bytes));
     }
     Ok(if reader.findings().is_empty() { Code::Done } else { Code::Damage })
 }

@@ -2,7 +2,7 @@
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::{Global, out};
-use mailstrata_backup::scan;
+use mailstrata_backup::{resolve, scan};
 use std::io::Write as _;
 
 /// Show what a running `watch` follows, which accounts are in doubt, and how long a change takes to be safe.
@@ -20,10 +20,17 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
     // A `watch` that was killed could not say so itself.
     let pid = said["pid"].as_u64().unwrap_or(0);
     let alive = said["running"] == true && std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let crashed = said["running"] == true && !alive;
     said["running"] = alive.into();
+    said["crashed"] = crashed.into();
     let view = reader.view();
     let mut doubts = Vec::new();
     for hit in view.accounts()? {
+        let own = view.with_record(&hit, |_, r| resolve::own_key(r.account.as_slice()));
+        let gone = own.ok().and_then(|key| view.locate(hit.account(), key, None).transpose()).transpose()?;
+        if gone.is_some_and(|h| h.deleted()) {
+            continue;
+        }
         if let Some(gap) = scan::gaps(&view, hit.account())?.into_iter().find(|g| g.until.is_none()) {
             let address = view.with_record(&hit, |_, r| out::text(r.account.as_slice())).unwrap_or_default();
             doubts.push(serde_json::json!({"account": address, "account_id": hit.account().to_string(), "since": out::moment(gap.from)}));
@@ -38,6 +45,12 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
     }
     match (alive, pid) {
         (true, _) => writeln!(to, "watch runs (process {pid}), as of {}", said["updated"].as_str().unwrap_or("?"))?,
+        _ if crashed => writeln!(
+            to,
+            "nothing is followed: `watch` (process {pid}) ended unexpectedly, last heard of at {}; every account is in doubt \
+             since then, until `watch` or `scan` runs",
+            said["updated"].as_str().unwrap_or("?")
+        )?,
         (false, 0) => writeln!(to, "nothing is followed: no `watch` has run on this store")?,
         (false, _) => {
             writeln!(to, "nothing is followed: `watch` last ran until {}", said["updated"].as_str().unwrap_or("?"))?

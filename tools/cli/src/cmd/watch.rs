@@ -161,7 +161,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     for (source, status) in &all {
         if !g.json {
             let (c, l) = (&status.counts, &status.latency);
-            println!(
+            crate::say!(
                 "{source}: {} arrived, {} changed, {} moved, {} deleted; change to acknowledgement: p50 {:.1} ms, p99 {:.1} ms",
                 c.added,
                 c.changed,
