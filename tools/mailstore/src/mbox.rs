@@ -86,7 +86,7 @@ impl MboxTarget {
             let mut start = Vec::new();
             let read = File::open(path).and_then(|f| f.take(5).read_to_end(&mut start));
             read.map_err(|e| TargetError::io("reading", path, e))?;
-            if !start.is_empty() && start != b"From " {
+            if !b"From ".starts_with(&start) {
                 let why = "it is no mbox: it does not begin with `From `; name one, or a file that is new";
                 return Err(TargetError::refused(path.as_os_str().as_encoded_bytes(), why));
             }
