@@ -83,11 +83,13 @@ impl MboxTarget {
             (parent, Some(name.as_encoded_bytes().to_vec()))
         };
         if single.is_some() && path.is_file() {
-            let mut start = Vec::new();
-            let read = File::open(path).and_then(|f| f.take(5).read_to_end(&mut start));
+            // The beginning may be what is left of a message that was cut off; a `From ` line near it tells an mbox all the same.
+            let mut start = b"\n".to_vec();
+            let read = File::open(path).and_then(|f| f.take(64 << 10).read_to_end(&mut start));
             read.map_err(|e| TargetError::io("reading", path, e))?;
-            if !b"From ".starts_with(&start) {
-                let why = "it is no mbox: it does not begin with `From `; name one, or a file that is new";
+            let beginning = b"\nFrom ".starts_with(&start);
+            if !beginning && !start.windows(6).any(|w| w == b"\nFrom ") {
+                let why = "it is no mbox: no `From ` line begins it; name one, or a file that is new";
                 return Err(TargetError::refused(path.as_os_str().as_encoded_bytes(), why));
             }
         }
