@@ -74,3 +74,68 @@ fn what_was_acknowledged_survives_sigkill() {
     println!("{} kills, {cut_short} of them in the middle, {} acknowledged events", kills(), acknowledged.len());
     assert!(cut_short > kills() / 2, "the kills came too late to say anything");
 }
+
+/// Delivers as a delivery agent does: written beside, then renamed.
+fn deliver(maildir: &std::path::Path, n: u64) {
+    let name = format!("17950000{:02}.M{n}P1.kill", n % 100);
+    let temp = maildir.join("tmp").join(&name);
+    std::fs::write(&temp, format!("Subject: {n}\r\n\r\n{}", "body\r\n".repeat((n % 300) as usize))).unwrap();
+    std::fs::rename(&temp, maildir.join("new").join(&name)).unwrap();
+}
+
+#[test]
+fn a_watch_that_is_killed_and_started_again_misses_nothing() {
+    let p = Program::small();
+    let maildir = p.dir.path().join("Maildir");
+    for sub in ["cur", "new", "tmp"] {
+        std::fs::create_dir_all(maildir.join(sub)).unwrap();
+    }
+    let source = format!("maildir:{}?account=alice@example.org", maildir.display());
+    let rounds = kills() / 3 + 2;
+    let mut delivered = 0;
+    for round in 0..rounds {
+        let mut watch = p
+            .command(["watch", "--source", &source])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for n in 0..60 {
+            deliver(&maildir, delivered);
+            delivered += 1;
+            if n % 7 == 3 {
+                // Another message is read: its file gets a flag.
+                let first = std::fs::read_dir(maildir.join("new")).unwrap().next();
+                if let Some(Ok(entry)) = first {
+                    let name = entry.file_name().into_string().unwrap();
+                    std::fs::rename(entry.path(), maildir.join("cur").join(format!("{name}:2,S"))).unwrap();
+                }
+            }
+            std::thread::sleep(Duration::from_micros(round * 97 % 1500));
+        }
+        watch.kill().unwrap();
+        watch.wait().unwrap();
+        assert_eq!(p.run(["accounts"]).status.code(), Some(0), "round {round}");
+    }
+    // What the last one missed, a scan finds; what any of them recorded is still there.
+    p.ok(["scan", "--source", &source]);
+    let items = json_lines(p.ok(["items", "alice@example.org", "--kind", "message", "--json"]).as_bytes());
+    assert_eq!(items.len() as u64, delivered);
+    let target = p.dir.path().join("back");
+    p.ok(["restore", "account", "alice@example.org", "--to", &format!("maildir:{}", target.display())]);
+    let read = |dir: &std::path::Path| {
+        let mut all: Vec<(bool, Vec<u8>)> = Vec::new();
+        for sub in ["cur", "new"] {
+            for entry in std::fs::read_dir(dir.join(sub)).unwrap() {
+                let path = entry.unwrap().path();
+                let seen = path.to_str().unwrap().ends_with('S');
+                all.push((seen, std::fs::read(path).unwrap()));
+            }
+        }
+        all.sort();
+        all
+    };
+    assert!(read(&maildir) == read(&target), "what came back differs");
+    println!("{rounds} kills of watch, {delivered} deliveries");
+}
