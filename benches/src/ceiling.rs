@@ -17,6 +17,7 @@ use crate::Outcome;
 use crate::mail::Corpus;
 use hdrhistogram::Histogram;
 use io_uring::{IoUring, opcode, types};
+use mailstrata_engine::blob::entry::LEVEL;
 use mailstrata_engine::disk::Buffer;
 use mailstrata_format::{BLOCK, Digest};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -386,8 +387,6 @@ pub fn threads(dir: &Path, record: usize, producers: usize, window: Duration) ->
     Ok(Run { rate: commits.load(Ordering::Relaxed) as f64 / seconds, ..clock.run() })
 }
 
-/// Level and chunk that the engine packs bodies with (`engine/src/blob/entry.rs`).
-const LEVEL: i32 = 6;
 const CHUNK: usize = 256 << 10;
 
 /// SHA-256 of each mail and zstd of chunks of them, with `threads` threads; returns bytes a second before packing.

@@ -9,6 +9,7 @@ use crate::report::{Goal, Report, Rounds};
 use crate::{Bench, Outcome};
 use mailstrata_backup::scan::{Options as ScanOptions, SmartScan};
 use mailstrata_backup::{resolve, restore};
+use mailstrata_engine::blob::entry::LEVEL;
 use mailstrata_engine::{Create, Options, Store};
 use mailstrata_format::Digest;
 use mailstrata_mailstore::maildir::target::{MaildirOptions, MaildirTarget};
@@ -113,7 +114,7 @@ fn digest_and_compress(tree: &Path) -> Outcome<f64> {
         std::hint::black_box(Digest::of(&bytes));
         block.extend_from_slice(&bytes);
         if block.len() >= 256 << 10 {
-            std::hint::black_box(zstd::bulk::compress(&block, 6)?);
+            std::hint::black_box(zstd::bulk::compress(&block, LEVEL)?);
             block.clear();
         }
         seconds += begin.elapsed().as_secs_f64();

@@ -78,13 +78,16 @@ fn zeroed(files: &Files, path: &std::path::Path, capacity: u64) -> Result<Arc<dy
     Ok(file)
 }
 
+/// What upkeep writes at once: a commit that comes in between waits for so much at most.
+const STEP: usize = 128 << 10;
+
 /// Writes zeros from `from` (a multiple of 4096) to `to`.
 pub fn zero_fill(file: &Arc<dyn File>, mut from: u64, to: u64) -> io::Result<()> {
     if from >= to {
         return Ok(());
     }
     file.allocate(to)?;
-    let zeros = Buffer::new(usize::try_from(to - from).unwrap_or(1 << 20).min(1 << 20));
+    let zeros = Buffer::new(usize::try_from(to - from).unwrap_or(STEP).min(STEP));
     while from < to {
         let n = usize::try_from(to - from).unwrap_or(zeros.len()).min(zeros.len());
         write_full(file.as_ref(), &zeros[..n], from, false)?;
@@ -140,7 +143,11 @@ impl SpareSlot {
 fn write_footer(file: &Arc<dyn File>, index: &[u8], at: u64) -> io::Result<()> {
     let mut buffer = Buffer::new(index.len());
     buffer[..index.len()].copy_from_slice(index);
-    write_full(file.as_ref(), &buffer[..index.len().next_multiple_of(BLOCK)], at, false)?;
+    let mut to = at;
+    for part in buffer[..index.len().next_multiple_of(BLOCK)].chunks(STEP) {
+        write_full(file.as_ref(), part, to, false)?;
+        to += part.len() as u64;
+    }
     file.set_len(at + index.len() as u64)?;
     file.sync()
 }
