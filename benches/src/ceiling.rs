@@ -11,7 +11,7 @@
 //! | [`handoff`] | N, all in one other thread | io_uring, one hand-off each way a batch |
 //! | [`threads`] | N threads | io_uring in a thread of its own, one futex a batch |
 //!
-//! [`pack`] and [`unpack`] are the CPU's part of bodies: SHA-256 and zstd as the engine uses them.
+//! [`pack`] and [`Packed`] are the CPU's part of bodies: SHA-256 and zstd as the engine uses them.
 
 use crate::Outcome;
 use crate::mail::Corpus;

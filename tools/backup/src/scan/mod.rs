@@ -5,7 +5,7 @@
 //! - **A mark follows what it stands for.** An account's cursor is appended after all that its scan found, and the log is
 //!   durable as a prefix; so a cursor that survives proves that what it vouches for survived.
 //! - **Gone is concluded, never assumed**: only from a listing that was stable, of a folder that was read.
-//! - **One truth an account.** What is known of an account is in one [`live::Live`] behind one lock; a scan and the follower
+//! - **One truth an account.** What is known of an account is in one `live::Live` behind one lock; a scan and the follower
 //!   both look there, and at the file, at the moment they record. So a scan never puts an older state over a newer one.
 //! - A message's identity is `<folder path>/<base name>` at first sight, and stays through flags, renames and moves.
 //!

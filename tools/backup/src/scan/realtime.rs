@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - The follower starts first, the scans second: what changes during a scan is reported. Until it was scanned an account is in
-//!   doubt, and that is recorded ([`super::gaps`]).
+//!   doubt, and that is recorded ([`super::gaps()`]).
 //! - A stop drains what was read, waits until it is durable, and records that from then on nobody follows.
 
 use super::marks::Marks;
