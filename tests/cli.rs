@@ -336,3 +336,26 @@ fn a_removed_index_directory_comes_back() {
     assert_eq!(p.append(&lines(&[put("a@x", "2", "two")])).1, 0);
     assert_eq!(p.export().len(), 2);
 }
+
+#[test]
+fn two_maildirs_under_one_name_do_not_delete_each_others_mail() {
+    let p = Program::small();
+    let make = |name: &str| {
+        let root = p.dir.path().join(name);
+        for sub in ["cur", "new", "tmp"] {
+            std::fs::create_dir_all(root.join(sub)).unwrap();
+        }
+        std::fs::write(root.join(format!("cur/1.{name}:2,S")), format!("Subject: {name}\n\nx\n")).unwrap();
+        format!("maildir:{}?account=a@x", root.display())
+    };
+    let (one, two) = (make("one"), make("two"));
+    p.ok(["scan", "--source", &one]);
+    assert!(p.fails(3, ["scan", "--source", &two]).contains("same name"));
+    assert_eq!(p.ok(["items", "a@x", "--kind", "message", "--json"]).lines().count(), 1);
+    // A mailbox that moved is still the same account.
+    std::fs::rename(p.dir.path().join("one"), p.dir.path().join("three")).unwrap();
+    let three = one.replace("/one?", "/three?");
+    p.ok(["scan", "--source", &three]);
+    let items = json_lines(p.ok(["items", "a@x", "--kind", "message", "--json"]).as_bytes());
+    assert_eq!((items.len(), &items[0]["state"]["name"]), (1, &json!("one")));
+}

@@ -79,7 +79,7 @@ impl Follow<'_> {
             Err(e) => return self.shared.doubt(None, &all, &e.to_string(), now_us()),
         };
         let gone = self.accounts.found.iter().filter(|a| now.presence(a) == Presence::Gone).count();
-        if gone * 2 > all.len() {
+        if all.len() > 1 && gone * 2 > all.len() {
             let why = "most accounts are not there any more; that looks like a file system that is not mounted";
             locked(&self.shared.report).alarms.add(why);
             return self.shared.doubt(None, &all, why, now_us());

@@ -20,6 +20,8 @@ use super::{Bounds, Result, locked, now_us, shown};
 use mailstrata_mailstore::maildir::marker::Marker;
 use mailstrata_mailstore::source::{Account, FolderEntry, Folders, MessageEntry, Source as _, SourceError};
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -112,6 +114,12 @@ pub struct Planned {
     pub stable: bool,
 }
 
+/// Whether a root is a Maildir, and another one than `ours`.
+fn is_another(root: &Path, ours: &Path) -> bool {
+    let id = |p: &Path| std::fs::metadata(p.join("cur")).map(|m| (m.dev(), m.ino())).ok();
+    root != ours && id(root).is_some_and(|theirs| id(ours) != Some(theirs))
+}
+
 /// The account's marks against its folders: the ones that still hold.
 fn holding(cursor: Option<&Cursor>, folders: &Folders, deep: bool) -> Vec<Option<Mark>> {
     let once = |path: &[u8]| folders.found.iter().filter(|f| f.path == path).count() == 1;
@@ -146,6 +154,18 @@ impl Worker<'_> {
         };
         let id = scan.store.account_of(&account.address)?;
         let cursor = Cursor::read(&scan.store.view(), id)?;
+        if let Some(other) = cursor.as_ref().map(|c| &c.root).filter(|root| is_another(root, &account.root)) {
+            // Two Maildirs under one name would take turns in calling each other's messages deleted.
+            report.accounts.skipped = 1;
+            report.errors.add(format!(
+                "account {} is {} in this store, which is still there; {} is not scanned under the same name",
+                shown(&account.address),
+                other.display(),
+                account.root.display()
+            ));
+            self.pool.merge(report);
+            return Ok(Outcome::Skipped);
+        }
         let before = cursor.as_ref().map(|c| c.time);
         let cursor = cursor.filter(|c| c.is_of(&scan.source_id, &account.root));
         let kept = holding(cursor.as_ref(), &folders, scan.options.deep);

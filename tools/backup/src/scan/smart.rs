@@ -253,7 +253,7 @@ impl Pool<'_> {
         let again = self.scan.source.accounts(&mut |_| {})?;
         gone.retain(|(_, account)| again.presence(account) == Presence::Gone);
         let mut report = Report::default();
-        if gone.len() * 2 > known {
+        if known > 1 && gone.len() * 2 > known {
             // Suspended, not deleted: a disk that is not mounted looks just like this.
             let why = format!(
                 "{} of {known} accounts are not there any more; that looks like a file system that is not mounted, so none was \
