@@ -10,16 +10,24 @@ use std::path::PathBuf;
 /// The file that is read when none is named and it is there.
 const DEFAULT: &str = "/etc/mailstrata.toml";
 
-/// The configuration file's table; empty without one.
-pub fn load() -> Result<toml::Table, Failure> {
+/// The configuration file.
+#[derive(Default)]
+pub struct ConfigFile {
+    pub path: PathBuf,
+    pub table: toml::Table,
+}
+
+/// The configuration file; an empty table without one.
+pub fn load() -> Result<ConfigFile, Failure> {
     // Before clap runs: the file decides what clap takes for defaults.
     let named = named_file();
     let path = named.clone().unwrap_or_else(|| DEFAULT.into());
     let text = match std::fs::read_to_string(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(toml::Table::new()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(ConfigFile::default()),
         other => other.map_err(|e| Failure::usage(format!("configuration {}: {e}", path.display())))?,
     };
-    text.parse().map_err(|e| Failure::usage(format!("configuration {}: {e}", path.display())))
+    let table = text.parse().map_err(|e| Failure::usage(format!("configuration {}: {e}", path.display())))?;
+    Ok(ConfigFile { path, table })
 }
 
 fn named_file() -> Option<PathBuf> {
@@ -41,21 +49,22 @@ fn named_file() -> Option<PathBuf> {
 
 /// Gives every option its environment variable and the file's value as default. The names in the file that no command has
 /// are an error: a misspelled setting must not be passed over.
-pub fn apply(command: Command, file: &toml::Table) -> Result<Command, Failure> {
+pub fn apply(command: Command, file: &ConfigFile) -> Result<Command, Failure> {
+    let wrong = |what: String| Failure::usage(format!("configuration {}: {what}", file.path.display()));
     let known: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
     let mut top = Vec::new();
     let mut tables = Vec::new();
-    for (key, value) in file {
+    for (key, value) in &file.table {
         match value {
             toml::Value::Table(t) if known.contains(key) => tables.push((key.clone(), t.clone())),
-            toml::Value::Table(_) => return Err(Failure::usage(format!("configuration: there is no command `{key}`"))),
+            toml::Value::Table(_) => return Err(wrong(format!("there is no command `{key}`"))),
             v => top.push((key.clone(), v.clone())),
         }
     }
     for (key, _) in &top {
         let has = |c: &Command| c.get_arguments().any(|a| a.get_long() == Some(key.as_str()));
         if !has(&command) && !command.get_subcommands().any(has) {
-            return Err(Failure::usage(format!("configuration: there is no option `{key}`")));
+            return Err(wrong(format!("there is no option `{key}`")));
         }
     }
     for (name, table) in &tables {
@@ -64,7 +73,7 @@ pub fn apply(command: Command, file: &toml::Table) -> Result<Command, Failure> {
             !sub.is_some_and(|c| c.get_arguments().any(|a| a.get_long() == Some(k.as_str())))
         });
         if let Some(key) = unknown {
-            return Err(Failure::usage(format!("configuration: `{name}` has no option `{key}`")));
+            return Err(wrong(format!("`{name}` has no option `{key}`")));
         }
     }
     Ok(dress(command, &top, &tables))

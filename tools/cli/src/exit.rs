@@ -34,6 +34,28 @@ pub enum Code {
     Terminated = 143,
 }
 
+impl Code {
+    /// The name in JSON errors.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Incomplete => "incomplete",
+            Self::NoStore => "no-store",
+            Self::InUse => "in-use",
+            Self::Damage => "damage",
+            Self::Unreachable => "unreachable",
+            Self::Fenced => "fenced",
+            Self::TargetFull => "target-full",
+            Self::NothingMatched => "nothing-matched",
+            Self::Interrupted => "interrupted",
+            Self::Terminated => "terminated",
+        }
+    }
+}
+
 /// Why a command did not succeed: what happened, and what to do next.
 #[derive(Debug)]
 pub struct Failure {
@@ -53,6 +75,21 @@ impl Failure {
     pub fn hint(mut self, hint: impl fmt::Display) -> Self {
         self.hint = Some(hint.to_string());
         self
+    }
+
+    /// What is said on stderr: a line for people with what to do next below it, or one JSON object.
+    #[must_use]
+    pub fn text(&self, json: bool) -> String {
+        if json {
+            let mut error =
+                serde_json::json!({"code": self.code as u8, "name": self.code.name(), "message": self.message});
+            if let Some(hint) = &self.hint {
+                error["hint"] = hint.as_str().into();
+            }
+            return format!("{}\n", serde_json::json!({ "error": error }));
+        }
+        let hint = self.hint.as_ref().map(|h| format!("  {h}\n")).unwrap_or_default();
+        format!("mailstrata: {}\n{hint}", self.message)
     }
 
     /// Whoever read the output has seen enough: there is nothing to say, and nobody to say it to.
@@ -172,5 +209,21 @@ impl From<std::io::Error> for Failure {
             return Self::reader_is_gone();
         }
         Self::new(Code::Failed, format!("writing the output: {e}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_json_object_with_code_and_hint() {
+        let failure = Failure::new(Code::NoStore, "no store in \"x\"").hint("make one");
+        let read: serde_json::Value = serde_json::from_str(&failure.text(true)).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({"error": {"code": 10, "name": "no-store", "message": "no store in \"x\"", "hint": "make one"}})
+        );
+        assert_eq!(failure.text(false), "mailstrata: no store in \"x\"\n  make one\n");
     }
 }

@@ -11,6 +11,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use exit::{Code, Failure, Outcome};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Continuous backup for mail servers.
 ///
@@ -100,6 +101,9 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// Whether errors are told in JSON too: known once the command line is.
+static JSON: AtomicBool = AtomicBool::new(false);
+
 fn run() -> Outcome {
     let file = config::load()?;
     let command = config::apply(Cli::command(), &file)?;
@@ -123,6 +127,7 @@ fn run() -> Outcome {
         .with_target(false)
         .init();
     let g = &cli.global;
+    JSON.store(g.json, Ordering::Relaxed);
     match cli.command {
         Command::Init(a) => cmd::init::run(g, &a),
         Command::Append(a) => cmd::append::run(g, &a),
@@ -152,12 +157,9 @@ fn main() -> ExitCode {
     let code = match run() {
         Ok(code) => code,
         Err(failure) => {
-            let mut text = format!("mailstrata: {}\n", failure.message);
-            if let Some(hint) = &failure.hint {
-                text.push_str(&format!("  {hint}\n"));
-            }
             if !failure.message.is_empty() {
                 // With stderr closed there is nobody left to tell.
+                let text = failure.text(JSON.load(Ordering::Relaxed));
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
             }
             failure.code

@@ -155,6 +155,9 @@ pub fn resolve_at(view: View, given: Option<&str>) -> Result<At, Failure> {
         Moment::At(t) => {
             let (first, _) = view.span().ok_or_else(nothing)?;
             eprintln!("at {}", moment(t));
+            if t > now() {
+                eprintln!("note: that lies in the future; what follows is what is known now");
+            }
             if t < first {
                 let message = format!("{} is before the first record, of {}", moment(t), moment(first));
                 return Err(Failure::new(crate::exit::Code::NothingMatched, message)

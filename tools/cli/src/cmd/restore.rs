@@ -125,7 +125,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let mut lines = std::io::stdout();
     let mut progress = Progress::new(g, "restore");
     let (mut done, mut bytes) = (0u64, 0u64);
-    let (json, verbose) = (g.json, to.verbose);
+    let (json, verbose, dry_run) = (g.json, to.verbose, to.dry_run);
     let mut each = |line: &ItemLine| {
         done += 1;
         bytes += line.bytes.unwrap_or(0);
@@ -133,7 +133,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         let told = if json {
             serde_json::to_string(line).map(|l| writeln!(lines, "{l}")).unwrap_or(Ok(()))
         } else if verbose || line.outcome == Became::Unrestored {
-            writeln!(lines, "{}", human(line))
+            writeln!(lines, "{}", human(line, dry_run))
         } else {
             Ok(())
         };
@@ -202,10 +202,11 @@ fn gaps(view: &View, who: &resolve::Account) -> Result<Vec<restore::Gap>, Failur
     Ok(found.into_iter().map(|g| restore::Gap { from: g.from, until: g.until }).collect())
 }
 
-fn human(line: &ItemLine) -> String {
+fn human(line: &ItemLine, dry_run: bool) -> String {
     let what = line.item.as_deref().unwrap_or(&line.key);
     let folder = line.folder.as_deref().unwrap_or("-");
     match line.outcome {
+        Became::Restored if dry_run => format!("would be restored  {folder}  {what}"),
         Became::Restored => format!("restored    {folder}  {what}"),
         Became::Skipped => format!("skipped     {folder}  {what}  (already there)"),
         Became::Unrestored => {
