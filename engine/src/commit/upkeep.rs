@@ -192,7 +192,7 @@ impl Shared {
             records: content.records,
             root: content.root,
             dead: 0,
-            reserved: [0; 8],
+            retired: 0,
         };
         self.update_manifest(|m| {
             add_entry(m, entry);
@@ -275,7 +275,7 @@ pub fn pack_entry(run: &IndexRun) -> ManifestEntry {
         records: run.trailer.records,
         root: run.trailer.root,
         dead: 0,
-        reserved: [0; 8],
+        retired: 0,
     }
 }
 
