@@ -127,8 +127,12 @@ fn the_format_does_no_io_and_decodes_without_panics() {
 
 #[test]
 fn unsafe_code_stands_where_it_must() {
-    let may =
-        ["engine/src/disk/buffer.rs", "engine/src/disk/ofd.rs", "engine/src/disk/uring.rs", "tools/mailstore/src/maildir/watch/fanotify.rs"];
+    let may = [
+        "engine/src/disk/buffer.rs",
+        "engine/src/disk/ofd.rs",
+        "engine/src/disk/uring.rs",
+        "tools/mailstore/src/maildir/watch/fanotify.rs",
+    ];
     let root = root();
     for dir in ["format-spec/src", "engine/src", "tools"] {
         for (path, text) in sources(&root.join(dir)) {
