@@ -8,7 +8,7 @@ use crate::report::{Goal, Report, Rounds};
 use crate::{Bench, Outcome, fixture, ingest, mail, process};
 use mailstrata_engine::{Options, Store, View};
 use mailstrata_format::record::v1::ArchivedTransactionV1;
-use mailstrata_format::{AccountId, FileKind, FileName, ItemKey};
+use mailstrata_format::{AccountId, FileName, ItemKey};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
@@ -153,17 +153,17 @@ pub fn memory_child(dir: &Path, items: u64) -> Outcome {
 /// Where frames lie, to be read without an index.
 #[derive(Default)]
 struct Frames {
-    files: HashMap<u64, File>,
-    places: Vec<(u64, u64, usize)>,
+    files: HashMap<FileName, File>,
+    places: Vec<(FileName, u64, usize)>,
 }
 
 impl Frames {
     fn add(&mut self, dir: &Path, view: &View, q: &Question, (account, item): (AccountId, ItemKey)) -> Outcome {
         let hit = view.locate(account, item, Some(q.at))?.ok_or("an item is not found")?;
-        if let Entry::Vacant(slot) = self.files.entry(hit.segment) {
-            slot.insert(File::open(dir.join(FileName::new(FileKind::Segment, hit.segment).path()))?);
+        if let Entry::Vacant(slot) = self.files.entry(hit.file) {
+            slot.insert(File::open(dir.join(hit.file.path()))?);
         }
-        self.places.push((hit.segment, u64::from(hit.row.offset), hit.row.length as usize));
+        self.places.push((hit.file, u64::from(hit.row.offset), hit.row.length as usize));
         Ok(())
     }
 

@@ -1,18 +1,18 @@
-//! What a view can reach: the segments and packs of a store at one moment, each with its index.
+//! What a view can reach: the segments, runs and packs of a store at one moment, each with its index.
 //!
 //! Replaced whole when a file is sealed, so a view that holds an older catalog goes on undisturbed (P8).
 
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::run::{IndexRun, RunCursor};
-use crate::index::table::{PackTable, SegmentTable, Span, TableCursor};
+use crate::index::table::{PackTable, SegmentTable, Span, TableCursor, low_half};
 use crate::index::{Key, row_key};
 use crate::log::pack_walk::PackWalk;
 use crate::log::walk::{Vouched, Walk, row_of};
-use mailstrata_format::index::{self, PackRow, ROW, Row};
+use mailstrata_format::index::{self, PackRow, ROW, ROWS_PER_BLOCK, Row};
 use mailstrata_format::pack::Extent;
 use mailstrata_format::{DamageKind, Digest, FileKind, FileName};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// The index of a segment.
 #[derive(Clone)]
@@ -30,10 +30,12 @@ struct Rebuilt<T> {
     complete: bool,
 }
 
-/// A segment that a view can reach.
+/// A segment or run that a view can reach.
 #[derive(Clone)]
 pub struct Segment {
-    pub number: u64,
+    pub name: FileName,
+    /// Numbers of the first and the last segment whose transactions it holds.
+    pub covers: (u64, u64),
     pub part: SegmentPart,
     /// Made from the frames when a block of the index turned out to be damaged (W3).
     rebuilt: Arc<OnceLock<Rebuilt<SegmentTable>>>,
@@ -111,12 +113,36 @@ impl Pack {
     }
 }
 
+/// Tells whether somebody may still read a file that is in no catalog any more: see [`Segment::pin`].
+#[derive(Clone)]
+pub struct Pin(Weak<OnceLock<Rebuilt<SegmentTable>>>);
+
+impl Pin {
+    /// Whether a catalog that is in use has the file.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+}
+
+/// Most blocks of rows that are made from frames at once: some 64 000 rows.
+const MEND_MAX: usize = 1024;
+
+/// A block, or `None` when it does not verify.
+fn sound(block: Result<Arc<[u8]>>) -> Result<Option<Arc<[u8]>>> {
+    match block {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if is_index_damage(&e) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Whether an error is a damaged block of an index, which the data can make good.
 fn is_index_damage(e: &Error) -> bool {
     matches!(e, Error::Damage(d) if d.kind == DamageKind::IndexBlock)
 }
 
-/// Segments and packs, each in the order of their numbers.
+/// Segments and runs in the order of what they cover, which is that of their LSNs; packs in the order of their numbers.
 #[derive(Clone, Default)]
 pub struct Catalog {
     pub segments: Vec<Segment>,
@@ -125,9 +151,9 @@ pub struct Catalog {
 
 impl Catalog {
     /// The newest row of an item with LSN ≤ `lsn` and moment ≤ `moment`, and its segment.
-    pub fn newest(&self, files: &Files, key: &Key, lsn: u64, moment: i64) -> Result<Option<(u64, Row)>> {
+    pub fn newest(&self, files: &Files, key: &Key, lsn: u64, moment: i64) -> Result<Option<(FileName, Row)>> {
         let hash = index::key_hash(key);
-        let mut best: Option<(u64, Row)> = None;
+        let mut best: Option<(FileName, Row)> = None;
         for segment in self.segments.iter().rev() {
             // What was recorded later counts later, so an older segment cannot do better.
             if best.is_some_and(|(_, b)| b.lsn >= segment.last_lsn()) {
@@ -136,7 +162,7 @@ impl Catalog {
             if let Some(row) = segment.newest(files, key, hash, lsn, moment)?
                 && best.is_none_or(|(_, b)| b.lsn < row.lsn)
             {
-                best = Some((segment.number, row));
+                best = Some((segment.name, row));
             }
         }
         Ok(best)
@@ -146,8 +172,88 @@ impl Catalog {
 impl Segment {
     /// A segment and its index.
     #[must_use]
-    pub fn new(number: u64, part: SegmentPart) -> Self {
-        Self { number, part, rebuilt: Arc::default() }
+    pub fn new(name: FileName, part: SegmentPart) -> Self {
+        let covers = match &part {
+            SegmentPart::Run(r) if name.kind == FileKind::Run => (r.trailer.first_segment, r.trailer.last_segment),
+            _ => (name.number, name.number),
+        };
+        Self::covering(name, covers, part)
+    }
+
+    /// As [`Segment::new`], where something else says which segments it covers.
+    #[must_use]
+    pub fn covering(name: FileName, covers: (u64, u64), part: SegmentPart) -> Self {
+        Self { name, covers, part, rebuilt: Arc::default() }
+    }
+
+    /// Lives as long as a catalog has this segment, and so as long as anybody here may still read its file.
+    #[must_use]
+    pub fn pin(&self) -> Pin {
+        Pin(Arc::downgrade(&self.rebuilt))
+    }
+
+    /// Does `ask`, and again when a block of a run's index was damaged and could be made from the frames. Those are in the
+    /// order of the rows, so that takes the stretch between the neighbours' frames and no more memory than a few blocks.
+    fn mending<R>(&self, files: &Files, mut ask: impl FnMut() -> Result<R>) -> Result<R> {
+        loop {
+            match ask() {
+                Err(e) if is_index_damage(&e) && self.name.kind == FileKind::Run => self.mend(files, e)?,
+                other => return other,
+            }
+        }
+    }
+
+    fn mend(&self, files: &Files, why: Error) -> Result<()> {
+        let SegmentPart::Run(run) = &self.part else { return Err(why) };
+        let Error::Damage(damage) = &why else { return Err(why) };
+        let Some(broken) = run.block_at(damage.offset).filter(|_| damage.file == self.name) else { return Err(why) };
+        // The stretch of blocks that do not verify, and where the frames before and behind it are.
+        let (mut first, mut last) = (broken, broken);
+        let mut from = mailstrata_format::BLOCK as u64;
+        while let Some(before) = first.checked_sub(1) {
+            if let Some(bytes) = sound(run.block(files, before))? {
+                let row = bytes.get((run.rows_in(before) - 1) * ROW..).and_then(Row::decode);
+                from = row.map_or(from, |r| u64::from(r.offset) + u64::from(r.length));
+                break;
+            }
+            first = before;
+        }
+        let mut to = run.trailer.data_end;
+        while last + 1 < run.block_count() {
+            if let Some(bytes) = sound(run.block(files, last + 1))? {
+                to = Row::decode(&bytes).map_or(to, |r| u64::from(r.offset));
+                break;
+            }
+            last += 1;
+        }
+        if last - first >= MEND_MAX {
+            return Err(why);
+        }
+        tracing::error!(error = %why, blocks = last - first + 1, "rows of the index are made from the frames");
+        let expected: usize = (first..=last).map(|b| run.rows_in(b)).sum();
+        let file = files.get(self.name)?;
+        let walk = Walk {
+            file: &file,
+            path: &files.path(self.name),
+            store: files.store,
+            name: self.name,
+            limit: run.trailer.data_end,
+            vouched: Vouched::default(),
+            from: None,
+        };
+        let mut rows: Vec<u8> = Vec::with_capacity(expected * ROW);
+        walk.frames_between(from, to, &mut |frame, offset| {
+            let (row, source) = row_of(frame, offset);
+            rows.extend_from_slice(&Row { source: low_half(source), ..row }.encode());
+        })?;
+        // Fewer than there were: nobody knows which are missing.
+        if rows.len() != expected * ROW {
+            return Err(why);
+        }
+        for (block, rows) in (first..=last).zip(rows.chunks(ROWS_PER_BLOCK * ROW)) {
+            run.mend(block, rows);
+        }
+        Ok(())
     }
 
     /// The rows from the frames themselves, when the index is damaged; an error when they are damaged as well, since nobody knows
@@ -159,18 +265,21 @@ impl Segment {
 
     fn rebuilt(&self, files: &Files, why: &Error) -> Result<&Rebuilt<SegmentTable>> {
         let SegmentPart::Run(run) = &self.part else { return Err(why.clone()) };
+        if self.name.kind == FileKind::Run {
+            // What `mend` could not make is not there.
+            return Err(why.clone());
+        }
         if let Some(rebuilt) = self.rebuilt.get() {
             return Ok(rebuilt);
         }
         tracing::error!(error = %why, "the index is rebuilt from the segment");
-        let name = FileName::new(FileKind::Segment, self.number);
-        let table = Arc::new(SegmentTable::new(self.number));
+        let table = Arc::new(SegmentTable::new(self.name.number));
         let vouched = Vouched { end: run.trailer.data_end, successor: Some(run.trailer.root) };
         let walk = Walk {
-            file: &files.get(name)?,
-            path: &files.path(name),
+            file: &files.get(self.name)?,
+            path: &files.path(self.name),
             store: files.store,
-            number: self.number,
+            name: self.name,
             limit: run.trailer.data_end,
             vouched,
             from: None,
@@ -208,7 +317,7 @@ impl Segment {
 
     /// The newest row of an item with LSN ≤ `lsn` and moment ≤ `moment`. `hash` is [`index::key_hash`] of the key.
     pub fn newest(&self, files: &Files, key: &Key, hash: u64, lsn: u64, moment: i64) -> Result<Option<Row>> {
-        match self.newest_in(files, key, hash, lsn, moment) {
+        match self.mending(files, || self.newest_in(files, key, hash, lsn, moment)) {
             Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.newest(key, lsn, moment)),
             other => other,
         }
@@ -236,7 +345,7 @@ impl Segment {
 
     /// The rows of one item, in LSN order.
     pub fn rows_of(&self, files: &Files, key: &Key, last_lsn: u64) -> Result<Vec<Row>> {
-        match self.rows_in(files, key, last_lsn) {
+        match self.mending(files, || self.rows_in(files, key, last_lsn)) {
             Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.rows_of(key, last_lsn)),
             other => other,
         }
@@ -265,7 +374,7 @@ impl Segment {
         match &self.part {
             SegmentPart::Table(t) => Ok(t.with_source(key, hash)),
             SegmentPart::Run(r) if r.may_hold(hash) => {
-                let low = crate::index::table::low_half(hash);
+                let low = low_half(hash);
                 Ok(self.rows_of(files, key, u64::MAX)?.into_iter().filter(|r| r.source == low).collect())
             }
             SegmentPart::Run(_) => Ok(Vec::new()),
@@ -284,7 +393,7 @@ impl<'a> SegmentCursor<'a> {
     pub fn seek(segment: &'a Segment, files: &'a Files, key: &Key, last_lsn: u64) -> Result<Self> {
         Ok(match &segment.part {
             SegmentPart::Table(t) => Self::Table(TableCursor::seek(t, &(*key, 0), last_lsn)),
-            SegmentPart::Run(r) => match r.lower_bound(files, key) {
+            SegmentPart::Run(r) => match segment.mending(files, || r.lower_bound(files, key)) {
                 Ok(place) => {
                     let cursor = RunCursor::new(r, files, place);
                     Self::Run { cursor, segment, files, next: (*key, 0), last_lsn }
@@ -310,6 +419,7 @@ impl<'a> SegmentCursor<'a> {
                         *next = (row_key(&row), row.lsn);
                         Ok(Some(row))
                     }
+                    Err(e) if is_index_damage(&e) && segment.mend(files, e.clone()).is_ok() => self.row(),
                     Err(e) if is_index_damage(&e) => {
                         // Go on behind the last row given out, which `next` names until it is stepped over.
                         *self = Self::rebuilt(segment, files, *next, *last_lsn, &e)?;

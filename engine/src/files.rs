@@ -9,7 +9,7 @@ use mailstrata_format::{FileName, StoreId};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 #[derive(Clone)]
 struct ByLength;
@@ -57,6 +57,8 @@ pub struct Files {
     /// Decompressed chunks by pack and offset.
     pub chunks: ByteCache<(u64, u64)>,
     open: Cache<FileName, Arc<dyn File>>,
+    /// Holds the lock in `READERS` that says which files may still be asked for, for as long as a view has these files.
+    pub(crate) reading: OnceLock<Arc<dyn File>>,
 }
 
 impl Files {
@@ -70,6 +72,7 @@ impl Files {
             blocks: ByteCache::new(cache_bytes / 3 * 2, 4096),
             chunks: ByteCache::new(cache_bytes / 3, 256 << 10),
             open: Cache::new(OPEN_MAX),
+            reading: OnceLock::new(),
         }
     }
 

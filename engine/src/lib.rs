@@ -29,7 +29,11 @@ pub mod view;
 
 pub mod tail;
 
+pub mod runs;
+
 pub mod open;
+
+pub mod compact;
 
 pub mod catalog;
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! MANIFEST ─► which files are sealed, how far the log was durable
+//! run/  ─► complete from the first: the footer's index; hides the segments that it covers
 //! log/  ─► sealed: the footer's index · else: walked group by group (log::walk)
 //! pack/ ─► sealed: the footer's index · else: checkpoint, then walked entry by entry
 //! ```
@@ -12,7 +13,7 @@
 
 use crate::catalog::{Catalog, Pack, PackPart, Segment, SegmentPart};
 use crate::commit::group::{self, PACK_BUFFER, PackTail, State, Target};
-use crate::commit::upkeep::{self, Job, SpareSlot};
+use crate::commit::upkeep::{self, Job, Sealed, SpareSlot};
 use crate::commit::writer::{ActiveSegment, Device, Shared, locked};
 use crate::disk::{Buffer, File, OpenMode, read_full, write_full};
 use crate::error::{Error, Result};
@@ -22,16 +23,17 @@ use crate::index::run::{IndexRun, RunCursor};
 use crate::index::table::{PackTable, SegmentTable};
 use crate::log::pack_walk::{PackWalk, PackWalked};
 use crate::log::walk::{Tail, Vouched, Walk, row_of};
+use crate::runs::{LiveRun, RunPart, Runs};
 use crate::store::{FIRST_SEGMENT, Options};
 use mailstrata_format::file::{FileHeader, Superblock};
 use mailstrata_format::index::{PackRow, ROW, Row, Trailer};
-use mailstrata_format::manifest::{Manifest, SEALED};
+use mailstrata_format::manifest::{Manifest, RETIRED, SEALED};
 use mailstrata_format::pack::Extent;
 use mailstrata_format::segment;
 use mailstrata_format::{BLOCK, Binding, Damage, DamageKind, Digest, FileKind, FileName};
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 
@@ -63,6 +65,8 @@ pub struct Opened {
     /// Greatest number of a pack seen.
     pub last_pack: u64,
     pub last_segment: u64,
+    /// Greatest number of a run seen.
+    pub last_run: u64,
     /// Capacity of the newest segment.
     pub capacity: u64,
 }
@@ -99,15 +103,20 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     let (segments, mut leftovers) = numbers(files, "log", "seg")?;
     let (packs, more) = numbers(files, "pack", "pack")?;
     leftovers.extend(more);
-    let manifest = match read_manifest(files)? {
-        Some(Ok(m)) => m,
+    let (runs, more) = numbers(files, "run", "run")?;
+    leftovers.extend(more);
+    let (manifest, told) = match read_manifest(files)? {
+        Some(Ok(m)) => (m, true),
         Some(Err(damage)) => {
             findings.push(damage);
-            Manifest::empty()
+            (Manifest::empty(), false)
         }
-        None => Manifest::empty(),
+        None => (Manifest::empty(), false),
     };
+    let runs = Runs { files, manifest: &manifest, told, segments: &segments, numbers: runs };
+    let (found, last_run) = (runs.decide(&mut findings)?, runs.numbers.last().copied().unwrap_or(0));
     if !read_only {
+        leftovers.extend(found.leftovers.iter().map(|n| FileName::new(FileKind::Run, *n).path()));
         leftovers.extend(["MANIFEST.tmp".to_owned(), "SUPERBLOCK.tmp".to_owned()]);
         for name in leftovers {
             upkeep::remove_if_there(files, &files.dir.join(name))?;
@@ -116,7 +125,7 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     for e in manifest.entries.iter().filter(|e| e.state == SEALED) {
         let Some(kind) = FileKind::from_code(e.kind) else { continue };
         let there = match kind {
-            FileKind::Segment => segments.contains(&e.number),
+            FileKind::Segment => segments.contains(&e.number) || found.covers(e.number),
             FileKind::Pack => packs.contains(&e.number),
             _ => true,
         };
@@ -126,7 +135,10 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     }
     let head = &manifest.head;
     for (there, name) in [
-        (segments.contains(&head.durable_segment), FileName::new(FileKind::Segment, head.durable_segment)),
+        (
+            segments.contains(&head.durable_segment) || found.covers(head.durable_segment),
+            FileName::new(FileKind::Segment, head.durable_segment),
+        ),
         (packs.contains(&head.pack), FileName::new(FileKind::Pack, head.pack)),
     ] {
         // A file that is being written has no entry; the head names it. 0: there was none.
@@ -143,15 +155,40 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         packs: Vec::new(),
         findings,
         last_pack: packs.last().copied().unwrap_or(0).max(manifest.head.pack),
-        last_segment: segments.last().copied().unwrap_or(0).max(manifest.head.durable_segment),
+        last_segment: segments
+            .last()
+            .copied()
+            .unwrap_or(0)
+            .max(manifest.head.durable_segment)
+            .max(found.last_segment()),
+        last_run: manifest
+            .entries
+            .iter()
+            .filter(|e| e.kind == FileKind::Run.code())
+            .fold(last_run, |n, e| n.max(e.number)),
         capacity: 0,
-        manifest,
+        manifest: found.true_to(manifest, &segments),
     };
     // Segments before packs: their groups say how far each pack was durable.
     let mut durable_packs = BTreeMap::from([(out.manifest.head.pack, out.manifest.head.pack_end)]);
-    let list: Vec<u64> = segments.into_iter().collect();
-    for (i, number) in list.iter().enumerate() {
-        load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out, &mut durable_packs)?;
+    // What is live, in the order of the LSNs.
+    let mut list: Vec<(u64, FileName, Option<LiveRun>)> = Vec::new();
+    let live = segments.into_iter().filter(|n| !found.covers(*n));
+    list.extend(live.map(|n| (n, FileName::new(FileKind::Segment, n), None)));
+    list.extend(found.live.into_iter().map(|r| (r.covers.0, r.name, Some(r))));
+    list.sort_unstable_by_key(|(at, name, _)| (*at, *name));
+    let names: Vec<FileName> = list.iter().map(|(_, name, _)| *name).collect();
+    for (i, (number, _, run)) in list.into_iter().enumerate() {
+        match run {
+            Some(run) => take_run(run, &mut out),
+            None => {
+                load_segment(files, number, names.get(i + 1).copied(), read_only, &mut out, &mut durable_packs)?;
+            }
+        }
+    }
+    if out.catalog.segments.iter().any(|s| s.covers == (0, 0)) {
+        // Nothing says any more what this run covers, but its transactions.
+        out.catalog.segments.sort_by_key(|s| if s.span().rows == 0 { u64::MAX } else { s.span().first_lsn });
     }
     for number in packs {
         let vouched_end = durable_packs.get(&number).copied().unwrap_or(0);
@@ -164,7 +201,7 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         (out.group, out.chain) = (head.durable_group, head.durable_chain);
     }
     if !read_only {
-        for sub in ["log", "pack"] {
+        for sub in ["log", "pack", "run"] {
             let dir = files.dir.join(sub);
             files.disk.sync_dir(&dir).map_err(Error::io("syncing", dir))?;
         }
@@ -202,10 +239,29 @@ fn make_durable(file: &Arc<dyn File>, path: &Path, mut from: u64, end: u64) -> R
     file.sync().map_err(Error::io("syncing", path))
 }
 
+/// Puts a run in the catalog; the log goes on behind what it covers.
+fn take_run(run: LiveRun, out: &mut Opened) {
+    let part = match run.part {
+        RunPart::Index(index) => {
+            out.last_lsn = out.last_lsn.max(index.trailer.last_lsn);
+            out.chain = index.trailer.chain;
+            out.group = index.trailer.last_group;
+            SegmentPart::Run(index)
+        }
+        RunPart::Walked(table) => {
+            out.last_lsn = out.last_lsn.max(table.last_lsn());
+            SegmentPart::Table(table)
+        }
+    };
+    // Its segments were full once: the next need not start small.
+    out.capacity = u64::MAX;
+    out.catalog.segments.push(Segment::covering(run.name, run.covers, part));
+}
+
 fn load_segment(
     files: &Files,
     number: u64,
-    next: Option<u64>,
+    next: Option<FileName>,
     read_only: bool,
     out: &mut Opened,
     durable_packs: &mut BTreeMap<u64, u64>,
@@ -225,7 +281,7 @@ fn load_segment(
             out.chain = run.trailer.root;
             out.group = run.trailer.last_group;
             out.capacity = run.trailer.file_len.next_power_of_two();
-            out.catalog.segments.push(Segment::new(number, SegmentPart::Run(Arc::new(run))));
+            out.catalog.segments.push(Segment::new(name, SegmentPart::Run(Arc::new(run))));
             return Ok(());
         }
         Ok(_) => out.findings.push(Damage::new(name, 0, DamageKind::FileForeign)),
@@ -250,7 +306,7 @@ fn load_segment(
     };
     let reader = files.get(name)?;
     let table = Arc::new(SegmentTable::new(number));
-    let walk = Walk { file: &reader, path: &path, store: files.store, number, limit: len, vouched, from: None };
+    let walk = Walk { file: &reader, path: &path, store: files.store, name, limit: len, vouched, from: None };
     let mut seen = HashSet::new();
     let checkpoint = checkpoint_rows(files, number);
     let walked = walk.run(&mut |frame, offset| {
@@ -274,7 +330,7 @@ fn load_segment(
     out.group = walked.last_group;
     out.capacity = walked.header.map_or(len, |h| h.capacity);
     out.findings.extend_from_slice(&walked.damage);
-    out.catalog.segments.push(Segment::new(number, SegmentPart::Table(table.clone())));
+    out.catalog.segments.push(Segment::new(name, SegmentPart::Table(table.clone())));
     if !read_only {
         let known = if out.manifest.head.durable_segment == number { out.manifest.head.durable_end } else { 0 };
         make_durable(&file, &path, known.max(walked.last_start) / BLOCK as u64 * BLOCK as u64, walked.end)?;
@@ -294,14 +350,17 @@ fn load_segment(
     Ok(())
 }
 
-/// The check of the last group before a segment, from its header or, when that is damaged, from its first group.
-fn chained_to(files: &Files, number: u64) -> Result<Option<[u8; 16]>> {
-    let name = FileName::new(FileKind::Segment, number);
+/// The check of the last group before a segment or run, from its header or, when that of a segment is damaged, from its
+/// first group.
+fn chained_to(files: &Files, name: FileName) -> Result<Option<[u8; 16]>> {
     let file = files.get(name)?;
     let mut blocks = vec![0; 2 * BLOCK];
     read_full(file.as_ref(), &mut blocks, 0).map_err(Error::io("reading", files.path(name)))?;
     if let Ok(h) = FileHeader::read(&blocks, files.store, name) {
         return Ok(Some(h.previous));
+    }
+    if name.kind == FileKind::Run {
+        return Ok(None);
     }
     let place = Binding::new(files.store, name, BLOCK as u64);
     Ok(segment::header_at(&blocks[BLOCK..], &place).map(|h| h.previous))
@@ -387,6 +446,9 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
 /// Makes a writer of what was found. Unfinished files are handed to the upkeep once it runs.
 pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Options) -> Result<Shared> {
     let clean = opened.manifest.head.clean == 1;
+    for e in opened.manifest.entries.iter_mut().filter(|e| e.state == RETIRED && e.retired == 0) {
+        e.retired = options.clock.now();
+    }
     let mut device = Device {
         segment: None,
         chain: opened.chain,
@@ -421,7 +483,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         }
         None => {
             let table = Arc::new(SegmentTable::new(opened.last_segment + 1));
-            opened.catalog.segments.push(Segment::new(table.number, SegmentPart::Table(table.clone())));
+            opened.catalog.segments.push(Segment::new(table.name(), SegmentPart::Table(table.clone())));
             let capacity = match opened.capacity {
                 0 => FIRST_SEGMENT.min(s.segment_size),
                 c if opened.segments.is_empty() => group::next_capacity(c, s.segment_size),
@@ -494,6 +556,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         jobs: Mutex::new(None),
         spare: SpareSlot::default(),
         manifest: Mutex::new(opened.manifest),
+        sealed: Sealed::default(),
         unfinished: Mutex::new(unfinished(opened.segments, opened.packs)),
     };
     Ok(shared)
@@ -587,6 +650,39 @@ pub fn close(shared: &Shared, dir: &Path) -> Result<()> {
         }
     })?;
     upkeep::remove_if_there(&shared.files, &dir.join("LOCK"))
+}
+
+/// The file that readers of other processes hold locks on (SPEC.md §11).
+fn readers(files: &Files) -> PathBuf {
+    files.dir.join("READERS")
+}
+
+/// Makes `READERS` when it is not there. Without it readers go without locks, and the delay alone protects them.
+pub fn make_readers(files: &Files) {
+    let path = readers(files);
+    match files.disk.open(&path, OpenMode::CreateNew) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            tracing::warn!(error = %e, path = %path.display(), "readers cannot say that they read");
+        }
+        _ => {}
+    }
+}
+
+/// Says that somebody opens the store, so that nothing is removed meanwhile; `None` where that is not possible.
+#[must_use]
+pub fn announce_reader(files: &Files) -> Option<Arc<dyn File>> {
+    let file = files.disk.open(&readers(files), OpenMode::Read).ok()?;
+    file.hold_byte(0).ok().map(|()| file)
+}
+
+/// Says which files a reader knows, for as long as one of its views is there.
+pub fn hold_generation(files: &Files, reading: Arc<dyn File>, generation: u64) {
+    // Generation 0 is no manifest: byte 0 stays.
+    let held = generation > 0 && reading.hold_byte(generation).is_ok() && reading.release_byte(0).is_ok();
+    if !held {
+        tracing::debug!("a reader holds back all that is retired");
+    }
+    files.reading.get_or_init(|| reading);
 }
 
 /// Says who writes. The lock itself is the kernel's: a failure here is told and changes nothing.

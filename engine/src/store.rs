@@ -5,6 +5,7 @@ use crate::blob::known;
 use crate::blob::oversize::Oversize;
 use crate::catalog::Catalog;
 use crate::commit::writer::{Shared, locked};
+use crate::compact::{Compacted, Compactor};
 use crate::disk::posix::Backend;
 use crate::disk::{Clock, Disk, OpenMode, Posix, SystemClock, read_full, write_full};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Everything a store takes from outside.
 #[derive(Clone)]
@@ -37,6 +39,10 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// What `LOCK` says the writer is doing.
     pub operation: String,
+    /// A writer merges segments into runs beside its work.
+    pub compaction: bool,
+    /// How long files that a run replaced stay, for copies of the store that are under way.
+    pub retire_delay: Duration,
 }
 
 impl Options {
@@ -54,7 +60,16 @@ impl Options {
     /// On a given disk and clock.
     #[must_use]
     pub fn on(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>) -> Self {
-        Self { disk, clock, cache_bytes: 24 << 20, server: None, reserve_bytes: 32 << 20, operation: "write".into() }
+        Self {
+            disk,
+            clock,
+            cache_bytes: 24 << 20,
+            server: None,
+            reserve_bytes: 32 << 20,
+            operation: "write".into(),
+            compaction: true,
+            retire_delay: Duration::from_secs(24 * 3600),
+        }
     }
 }
 
@@ -134,6 +149,8 @@ pub struct Store {
     info: Info,
     findings: Vec<Damage>,
     threads: Vec<JoinHandle<()>>,
+    compaction: Option<JoinHandle<()>>,
+    compactor: Arc<Compactor>,
     /// Holds the kernel lock.
     _lock: Arc<dyn crate::disk::File>,
     dir: PathBuf,
@@ -283,7 +300,11 @@ impl Store {
     pub fn open_read(dir: &Path, options: &Options) -> Result<Reader> {
         let s = superblock(dir, options)?;
         let files = Arc::new(Files::new(options.disk.clone(), dir, StoreId(s.store), options.cache_bytes));
+        let reading = open::announce_reader(&files);
         let opened = open::load(&files, true)?;
+        if let Some(reading) = reading {
+            open::hold_generation(&files, reading, opened.manifest.head.generation);
+        }
         Ok(Reader {
             lsn: Lsn(opened.last_lsn),
             catalog: Arc::new(opened.catalog),
@@ -309,6 +330,8 @@ impl Store {
         open::write_lock(dir, options)?;
         let files = Arc::new(Files::new(options.disk.clone(), dir, StoreId(s.store), options.cache_bytes));
         let opened: Opened = open::load(&files, false)?;
+        open::make_readers(&files);
+        let last_run = opened.last_run;
         let findings = opened.findings.clone();
         let shared = Arc::new(open::start(files.clone(), opened, &s, options)?);
         let mut store = Self {
@@ -318,6 +341,8 @@ impl Store {
             info: info(&s, options),
             findings,
             threads: Vec::new(),
+            compaction: None,
+            compactor: Arc::new(Compactor::new(shared.clone(), last_run, options.retire_delay)),
             _lock: lock,
             dir: dir.to_owned(),
         };
@@ -330,6 +355,10 @@ impl Store {
         store.threads.push(spawn("ms-upkeep", Box::new(move || s1.run_upkeep(&receive)))?);
         let s2 = shared.clone();
         store.threads.push(spawn("ms-writer", Box::new(move || s2.run_writer()))?);
+        if options.compaction {
+            let compactor = store.compactor.clone();
+            store.compaction = Some(spawn("ms-compact", Box::new(move || compactor.run()))?);
+        }
         open::order_first_spare(&shared);
         shared.look_at_space();
         Ok(store)
@@ -481,7 +510,17 @@ impl Store {
         open::close(&self.shared, &self.dir)
     }
 
+    /// Merges what is due now, and removes retired files whose time has come; returns when that is done. With
+    /// [`Options::compaction`] the store does so by itself.
+    pub fn compact_now(&self) -> Result<Compacted> {
+        self.compactor.run_due_now()
+    }
+
     fn stop_threads(&mut self) {
+        self.compactor.stop();
+        if let Some(compaction) = self.compaction.take() {
+            let _ = compaction.join();
+        }
         // The writer first: it may still have work for the upkeep.
         if let Some(writer) = self.threads.pop() {
             let _ = writer.join();

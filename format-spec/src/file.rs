@@ -51,24 +51,48 @@ layout! {
         number: u64,
         /// Creation, µs since 1970-01-01 UTC.
         created: i64,
-        /// Segment: LSN of its first transaction. Else 0.
+        /// Segment: LSN of its first transaction. Run: as the first segment it covers. Else 0.
         first_lsn: u64,
-        /// Segment: sequence of its first group. Else 0.
+        /// Segment: sequence of its first group. Run: as the first segment it covers. Else 0.
         first_group: u64,
-        /// Segment: check of the last group before it, which its first group continues. Else zero.
+        /// Segment: check of the last group before it, which its first group continues. Run: as the first segment it
+        /// covers. Else zero.
         previous: [u8; 16],
         /// Size for which space was made ready, in bytes; 0 when not known.
         capacity: u64,
         /// 1: an oversize pack that holds a single streamed entry.
         flags: u32,
-        /// Number of files this one replaces (numbers follow the header as u64); 0 in files that replace none.
+        /// Number of files this one replaces: a `Replaced` for each follows the header in its block. 0: none.
         replaces: u32,
         /// Version of the program that wrote the file: major, minor, patch, 0.
         program: [u8; 4],
+        /// Run: number of the first segment it covers. Else 0.
+        first_segment: u64,
+        /// Run: number of the last segment it covers. Else 0.
+        last_segment: u64,
+        /// Run: how often its content was merged, 1 at least. Else 0.
+        tier: u32,
         /// Zero.
-        reserved: [u8; 28],
+        reserved: [u8; 8],
     }
 }
+
+layout! {
+    /// A file whose content another one holds; follows the file header in its block.
+    pub struct Replaced[32] {
+        /// File kind.
+        kind: u32,
+        /// Zero.
+        reserved: u32,
+        /// File number.
+        number: u64,
+        /// Root, as in the footer's trailer.
+        root: [u8; 16],
+    }
+}
+
+/// Most files that a header can list as replaced.
+pub const REPLACES_MAX: usize = (BLOCK_BODY - FileHeader::SIZE) / Replaced::SIZE;
 
 /// [`FileHeader::flags`]: an oversize pack.
 pub const FLAG_OVERSIZE: u32 = 1;
@@ -149,15 +173,27 @@ impl FileHeader {
             flags: 0,
             replaces: 0,
             program: program_version(),
-            reserved: [0; 28],
+            first_segment: 0,
+            last_segment: 0,
+            tier: 0,
+            reserved: [0; 8],
         }
     }
 
     /// The block on disk.
     #[must_use]
     pub fn block(&self) -> Vec<u8> {
+        Self { replaces: 0, ..*self }.block_with(&[])
+    }
+
+    /// The block on disk of a file that replaces others; those beyond [`REPLACES_MAX`] are left out.
+    #[must_use]
+    pub fn block_with(&self, replaced: &[Replaced]) -> Vec<u8> {
         let mut out = vec![0; BLOCK];
-        let bytes = self.encode();
+        let replaced = replaced.get(..REPLACES_MAX).unwrap_or(replaced);
+        let count = u32::try_from(replaced.len()).unwrap_or(0);
+        let mut bytes = Self { replaces: count, ..*self }.encode().to_vec();
+        replaced.iter().for_each(|r| bytes.extend_from_slice(&r.encode()));
         if let Some(head) = out.get_mut(..bytes.len()) {
             head.copy_from_slice(&bytes);
         }
@@ -180,6 +216,13 @@ impl FileHeader {
             && h.store == store.0
             && h.version == FORMAT_VERSION;
         if fits { Ok(h) } else { Err(damage) }
+    }
+
+    /// The files that the header in this block, which [`FileHeader::read`] verified, lists as replaced.
+    pub fn replaced(&self, block: &[u8]) -> Vec<Replaced> {
+        let list = block.get(Self::SIZE..BLOCK_BODY).unwrap_or_default();
+        let count = usize::try_from(self.replaces).unwrap_or(usize::MAX);
+        list.chunks_exact(Replaced::SIZE).take(count).filter_map(Replaced::decode).collect()
     }
 }
 

@@ -101,28 +101,38 @@ layout! {
         filter_lines: u64,
         /// Of the file that holds this trailer, which ends with it.
         file_len: u64,
-        /// Segment: first LSN; 0 when it has none.
+        /// Segment: first LSN; 0 when it has none. Run: that of the first segment it covers that has one.
         first_lsn: u64,
-        /// Segment: last LSN.
+        /// Segment: last LSN. Run: that of the last segment it covers.
         last_lsn: u64,
-        /// Segment: least moment, µs UTC.
+        /// Segment and run: least moment, µs UTC.
         first_moment: i64,
-        /// Segment: greatest moment, µs UTC.
+        /// Segment and run: greatest moment, µs UTC.
         last_moment: i64,
         /// Frames or entries.
         records: u64,
-        /// Segment: sequence of the last group.
+        /// Segment: sequence of the last group. Run: that of the last segment it covers.
         last_group: u64,
-        /// Segment: check of the last group. Pack: XXH3-128 of the digests in file order.
+        /// Segment and run: check of the file's last group. Pack: XXH3-128 of the digests in file order.
         root: [u8; 16],
         /// Bytes of padding within the content.
         padding: u64,
-        /// Uncompressed bytes of all blobs. Segment: 0.
+        /// Uncompressed bytes of all blobs. Segment and run: 0.
         raw_bytes: u64,
         /// Damaged places that were met while the index was made.
         damaged: u64,
+        /// Run: check of the last group of the last segment it covers, which the next segment continues. Else zero.
+        chain: [u8; 16],
+        /// Run: number of its own groups. Else 0.
+        groups: u64,
+        /// Run: number of the first segment it covers. Else 0.
+        first_segment: u64,
+        /// Run: number of the last segment it covers. Else 0.
+        last_segment: u64,
+        /// Run: how often its content was merged, 1 at least. Else 0.
+        tier: u32,
         /// Zero.
-        reserved: [u8; 88],
+        reserved: [u8; 44],
     }
 }
 

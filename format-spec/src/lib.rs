@@ -68,6 +68,7 @@ pub fn tables() -> Vec<layout::Table> {
     vec![
         file::Superblock::table(),
         file::FileHeader::table(),
+        file::Replaced::table(),
         segment::GroupHeader::table(),
         frame::FrameHeader::table(),
         frame::Envelope::table(),

@@ -45,19 +45,19 @@ layout! {
     pub struct ManifestEntry[96] {
         /// File kind.
         kind: u32,
-        /// 0 active, 1 sealed.
+        /// 0 active, 1 sealed, 2 retired: a run holds its content, it will be removed.
         state: u32,
         /// File number.
         number: u64,
-        /// Sealed: length in bytes. Active: 0.
+        /// Sealed or retired: length in bytes. Active: 0.
         length: u64,
-        /// Segment: first LSN.
+        /// Segment and run: first LSN.
         first_lsn: u64,
-        /// Segment: last LSN.
+        /// Segment and run: last LSN.
         last_lsn: u64,
-        /// Segment: least moment, µs UTC.
+        /// Segment and run: least moment, µs UTC.
         first_moment: i64,
-        /// Segment: greatest moment, µs UTC.
+        /// Segment and run: greatest moment, µs UTC.
         last_moment: i64,
         /// Frames or entries.
         records: u64,
@@ -65,8 +65,8 @@ layout! {
         root: [u8; 16],
         /// Bytes known to be dead.
         dead: u64,
-        /// Zero.
-        reserved: [u8; 8],
+        /// Retired: since when, µs UTC. Else 0.
+        retired: i64,
     }
 }
 
@@ -74,6 +74,8 @@ layout! {
 pub const ACTIVE: u32 = 0;
 /// [`ManifestEntry::state`]: immutable, with a footer.
 pub const SEALED: u32 = 1;
+/// [`ManifestEntry::state`]: its content is in a run; it stays for a while for views and copies that began before.
+pub const RETIRED: u32 = 2;
 
 /// A whole manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,7 +177,7 @@ mod tests {
             records: 2,
             root: [9; 16],
             dead: 0,
-            reserved: [0; 8],
+            retired: 0,
         });
         let store = StoreId([1; 16]);
         let mut bytes = m.file_bytes(store, 5);

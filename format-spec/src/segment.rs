@@ -16,13 +16,13 @@ layout! {
     pub struct GroupHeader[112] {
         /// ASCII `GRP1`.
         magic: [u8; 4],
-        /// Zero.
+        /// Bit 0: a group of a run. Else zero.
         flags: u32,
-        /// Number of the group in the store, from 1, without gaps.
+        /// Number of the group in the store, from 1, without gaps. In a run: in the file.
         sequence: u64,
-        /// LSN of the group's first frame; the others follow without gaps.
+        /// LSN of the group's first frame; the others follow without gaps. In a run they follow in the order of the keys.
         first_lsn: u64,
-        /// The log was durable up to and including this LSN when the group was written.
+        /// The log was durable up to and including this LSN when the group was written. In a run: its last LSN.
         durable_lsn: u64,
         /// Frames in the group.
         frame_count: u32,
@@ -32,7 +32,7 @@ layout! {
         used: u32,
         /// Zero.
         reserved: u32,
-        /// Check of the group before; the first group of a segment: as its file header says.
+        /// Check of the group before; the first group of a segment: as its file header says, of a run: zero.
         previous: [u8; 16],
         /// Number of the pack that was being written (0: none),
         pack: u64,
@@ -46,6 +46,9 @@ layout! {
         crc: u32,
     }
 }
+
+/// [`GroupHeader::flags`]: a group of a run.
+pub const FLAG_RUN: u32 = 1;
 
 const HEADER_CHECKED: usize = 92;
 const HEADER_CRC: usize = 108;

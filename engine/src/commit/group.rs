@@ -209,7 +209,7 @@ impl State {
     /// The segment after the batch's, in the catalog at once so that its rows are found.
     fn next_segment(&self, shared: &Shared, capacity: u64) -> Target {
         let table = Arc::new(SegmentTable::new(self.batch.target.table.number + 1));
-        shared.publish(|c| c.segments.push(Segment::new(table.number, SegmentPart::Table(table.clone()))));
+        shared.publish(|c| c.segments.push(Segment::new(table.name(), SegmentPart::Table(table.clone()))));
         Target { table, capacity, fresh: true }
     }
 

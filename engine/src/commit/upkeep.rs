@@ -15,8 +15,9 @@ use mailstrata_format::manifest::{Manifest, ManifestEntry, SEALED};
 use mailstrata_format::{BLOCK, FileKind, FileName};
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 /// What the upkeep thread does.
 pub enum Job {
@@ -32,6 +33,31 @@ pub enum Job {
         table: Arc<PackTable>,
         content: Content,
     },
+    /// Says that all before it is done.
+    Tell(Sender<()>),
+}
+
+/// Tells compaction that there may be something to do.
+#[derive(Default)]
+pub struct Sealed {
+    news: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Sealed {
+    /// There is something new.
+    pub fn tell(&self) {
+        *locked(&self.news) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for something new, or so long.
+    pub fn wait(&self, timeout: Duration) {
+        let news = locked(&self.news);
+        let waited = self.changed.wait_timeout_while(news, timeout, |news| !*news);
+        let (mut news, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
+        *news = false;
+    }
 }
 
 enum Slot {
@@ -163,6 +189,11 @@ impl Shared {
                 }
                 Job::SealSegment { table, content } => self.seal_segment(&table, &content),
                 Job::SealPack { table, content } => self.seal_pack_file(&table, &content),
+                Job::Tell(done) => {
+                    // Who asked may have given up.
+                    let _ = done.send(());
+                    Ok(())
+                }
             };
             if let Err(e) = result {
                 tracing::warn!(error = %e, "a full file was not sealed; the next open will do it");
@@ -180,22 +211,8 @@ impl Shared {
         write_footer(file, &index, content.end).map_err(Error::io("sealing", &path))?;
         self.files.forget(name);
         let run = Arc::new(IndexRun::open(&self.files, name)?);
-        let entry = ManifestEntry {
-            kind: FileKind::Segment.code(),
-            state: SEALED,
-            number: table.number,
-            length: run.trailer.file_len,
-            first_lsn: run.trailer.first_lsn,
-            last_lsn: run.trailer.last_lsn,
-            first_moment: run.trailer.first_moment,
-            last_moment: run.trailer.last_moment,
-            records: content.records,
-            root: content.root,
-            dead: 0,
-            reserved: [0; 8],
-        };
         self.update_manifest(|m| {
-            add_entry(m, entry);
+            add_entry(m, log_entry(&run));
             if content.end > BLOCK as u64 && content.last_group >= m.head.durable_group {
                 m.head.durable_lsn = run.trailer.last_lsn;
                 m.head.durable_segment = table.number;
@@ -208,10 +225,11 @@ impl Shared {
             }
         })?;
         self.publish(|c| {
-            for s in c.segments.iter_mut().filter(|s| s.number == table.number) {
+            for s in c.segments.iter_mut().filter(|s| s.name == name) {
                 s.part = SegmentPart::Run(run.clone());
             }
         });
+        self.sealed.tell();
         let checkpoint = FileName::new(FileKind::SegmentCheckpoint, table.number);
         self.files.forget(checkpoint);
         remove_if_there(&self.files, &self.files.path(checkpoint))
@@ -260,6 +278,26 @@ impl Shared {
     }
 }
 
+/// The manifest entry of a sealed segment or run.
+#[must_use]
+pub fn log_entry(run: &IndexRun) -> ManifestEntry {
+    let t = &run.trailer;
+    ManifestEntry {
+        kind: run.name.kind.code(),
+        state: SEALED,
+        number: run.name.number,
+        length: t.file_len,
+        first_lsn: t.first_lsn,
+        last_lsn: t.last_lsn,
+        first_moment: t.first_moment,
+        last_moment: t.last_moment,
+        records: t.records,
+        root: t.root,
+        dead: 0,
+        retired: 0,
+    }
+}
+
 /// The manifest entry of a sealed pack.
 #[must_use]
 pub fn pack_entry(run: &IndexRun) -> ManifestEntry {
@@ -275,7 +313,7 @@ pub fn pack_entry(run: &IndexRun) -> ManifestEntry {
         records: run.trailer.records,
         root: run.trailer.root,
         dead: 0,
-        reserved: [0; 8],
+        retired: 0,
     }
 }
 

@@ -5,7 +5,7 @@
 //! and a second sync would prove nothing.
 
 use super::group::{Batch, PackWrite, Rolled, State, Work};
-use super::upkeep::{Job, SpareSlot};
+use super::upkeep::{Job, Sealed, SpareSlot};
 use crate::catalog::Catalog;
 use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, run_all, run_all_while, write_full};
 use crate::error::{Error, Result};
@@ -78,6 +78,8 @@ pub struct Shared {
     pub unfinished: Mutex<Vec<Job>>,
     /// The manifest as it was last written.
     pub manifest: Mutex<Manifest>,
+    /// What compaction waits on.
+    pub sealed: Sealed,
 }
 
 /// Takes a mutex that a panicking thread may have left: what it guards is checked or replaced before use.

@@ -6,6 +6,8 @@
 
 pub mod buffer;
 
+mod ofd;
+
 pub mod posix;
 
 pub mod uring;
@@ -50,6 +52,19 @@ pub trait File: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Takes a kernel lock that dies with the process: exclusive or shared. `false`: somebody else holds it.
     fn try_lock(&self, exclusive: bool) -> io::Result<bool>;
+    /// Takes a shared lock on one byte (which need not exist) for as long as this is open, or until it is released. Where
+    /// there are no such locks nobody holds one.
+    fn hold_byte(&self, _offset: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Gives back what [`File::hold_byte`] took.
+    fn release_byte(&self, _offset: u64) -> io::Result<()> {
+        Ok(())
+    }
+    /// Whether somebody else who has opened this file holds a byte before `end`.
+    fn is_locked_below(&self, _end: u64) -> io::Result<bool> {
+        Ok(false)
+    }
     /// The descriptor, for backends that hand it to the kernel in another way.
     fn raw_fd(&self) -> Option<std::os::fd::RawFd> {
         None

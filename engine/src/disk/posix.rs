@@ -1,7 +1,7 @@
 //! The plain backend: `pread`, `pwritev2`, `fdatasync`. Also opens the files that [`super::uring`] writes to.
 
 use super::uring::RingQueue;
-use super::{Disk, Done, File, Op, OpenMode, Queue};
+use super::{Disk, Done, File, Op, OpenMode, Queue, ofd};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::TryLockError;
@@ -102,6 +102,18 @@ impl File for PosixFile {
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e),
         }
+    }
+
+    fn hold_byte(&self, offset: u64) -> io::Result<()> {
+        ofd::hold(self.file.as_fd(), offset)
+    }
+
+    fn release_byte(&self, offset: u64) -> io::Result<()> {
+        ofd::release(self.file.as_fd(), offset)
+    }
+
+    fn is_locked_below(&self, end: u64) -> io::Result<bool> {
+        ofd::is_held_below(self.file.as_fd(), end)
     }
 
     fn raw_fd(&self) -> Option<RawFd> {

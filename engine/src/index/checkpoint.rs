@@ -50,7 +50,12 @@ fn trailer(kind: FileKind, number: u64, content: &Content) -> Trailer {
         padding: content.padding,
         raw_bytes: 0,
         damaged: content.damaged,
-        reserved: [0; 88],
+        chain: [0; 16],
+        groups: 0,
+        first_segment: 0,
+        last_segment: 0,
+        tier: 0,
+        reserved: [0; 44],
     }
 }
 

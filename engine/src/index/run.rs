@@ -11,7 +11,8 @@ use mailstrata_format::index::{
     self, BLOCK_DATA, FENCES_PER_BLOCK, KEY, LINE, LINES_PER_BLOCK, ROW, ROWS_PER_BLOCK, Trailer,
 };
 use mailstrata_format::{BLOCK, Binding, Damage, DamageKind, FileName, StoreId, checksum};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Lays out an index: row blocks, fences, filter, trailer. `rows` are sorted and all `ROW` bytes long, `hashes` are what
 /// the filter must hold, `offset` is where the index starts in the file `name`; the trailer's places and counts are filled
@@ -78,6 +79,8 @@ pub struct IndexRun {
     pub trailer: Trailer,
     fences: Vec<Key>,
     filter: Vec<u8>,
+    /// Blocks of rows that were damaged and were made again from the frames.
+    mended: Mutex<BTreeMap<usize, Arc<[u8]>>>,
 }
 
 impl IndexRun {
@@ -122,7 +125,7 @@ impl IndexRun {
         let mut filter = Vec::new();
         blocks(trailer.filter_offset, at, &mut |data| filter.extend_from_slice(data))?;
         filter.truncate(usize::try_from(trailer.filter_lines).unwrap_or(0).saturating_mul(LINE));
-        Ok(Self { name, trailer, fences, filter })
+        Ok(Self { name, trailer, fences, filter, mended: Mutex::default() })
     }
 
     /// Whether a key or source with this hash may be in the index; `false` is certain.
@@ -158,7 +161,22 @@ impl IndexRun {
                 wanted = if block == number { Some(bytes) } else { wanted };
             }
         }
-        wanted.ok_or_else(|| Damage::new(self.name, place(number), DamageKind::IndexBlock).into())
+        let mended = || self.mended.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned();
+        wanted.or_else(mended).ok_or_else(|| Damage::new(self.name, place(number), DamageKind::IndexBlock).into())
+    }
+
+    /// The block of rows that starts at an offset.
+    #[must_use]
+    pub fn block_at(&self, offset: u64) -> Option<usize> {
+        let number = usize::try_from(offset.checked_sub(self.trailer.rows_offset)? / BLOCK as u64).ok()?;
+        (number < self.block_count()).then_some(number)
+    }
+
+    /// Keeps rows that were made from the frames in the place of a damaged block.
+    pub fn mend(&self, number: usize, rows: &[u8]) {
+        let mut block = rows.to_vec();
+        block.resize(BLOCK, 0);
+        self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(number, block.into());
     }
 
     /// Verifies the rows as well: for a file whose seal nothing vouches for (W4), where the trailer may be there and they not.

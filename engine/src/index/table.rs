@@ -6,9 +6,9 @@
 
 use super::Key;
 use crate::disk::File;
-use mailstrata_format::Digest;
 use mailstrata_format::index::Row;
 use mailstrata_format::pack::Extent;
+use mailstrata_format::{Digest, FileKind, FileName};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -209,6 +209,12 @@ impl SegmentTable {
     #[must_use]
     pub fn new(number: u64) -> Self {
         Self { number, file: OnceLock::new(), rows: RwLock::default(), order: Mutex::new(Arc::new([])) }
+    }
+
+    /// The segment's name.
+    #[must_use]
+    pub const fn name(&self) -> FileName {
+        FileName::new(FileKind::Segment, self.number)
     }
 
     /// Adds a row; `source` is the envelope's source hash.

@@ -353,8 +353,10 @@ impl Shared {
             }
             None => {
                 self.wait(Lsn(row.lsn))?;
-                match self.catalog().newest(&self.files, key, row.lsn, i64::MAX)? {
-                    Some((segment, row)) => frames::transaction(&self.files, segment, &row)?,
+                // Held while it is read: what it names is not removed meanwhile.
+                let catalog = self.catalog();
+                match catalog.newest(&self.files, key, row.lsn, i64::MAX)? {
+                    Some((file, row)) => frames::transaction(&self.files, file, &row)?,
                     None => return Err(Error::NoItem),
                 }
             }
@@ -368,7 +370,7 @@ impl Shared {
         for segment in catalog.segments.iter().rev() {
             for row in segment.with_source(&self.files, key, hash)? {
                 self.wait(Lsn(row.lsn))?;
-                let found = frames::with_frame(&self.files, segment.number, &row, |_, record| {
+                let found = frames::with_frame(&self.files, segment.name, &row, |_, record| {
                     let same = record.source_name.as_slice() == name && record.source_position.as_slice() == position;
                     same.then_some(record.source_content.to_native())
                 })?;

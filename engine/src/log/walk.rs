@@ -1,4 +1,4 @@
-//! Reads a segment's content: groups, frames, and the end.
+//! Reads a segment's or run's content: groups, frames, and the end.
 //!
 //! In comes a file that nobody has vouched for; out go its frames with their places, the damage met, and where and how the
 //! content ends. Nothing is written. Damage hides nothing that follows it: single frames of a broken group are found by
@@ -59,6 +59,26 @@ pub struct Walked {
     pub pack_end: u64,
 }
 
+impl Walked {
+    const fn nothing() -> Self {
+        Self {
+            header: None,
+            end: BLOCK as u64,
+            last_group: 0,
+            chain: [0; 16],
+            last_lsn: 0,
+            frames: 0,
+            padding: 0,
+            tail: Tail::Clean,
+            damage: Vec::new(),
+            used: 0,
+            last_start: BLOCK as u64,
+            pack: 0,
+            pack_end: 0,
+        }
+    }
+}
+
 /// A frame's index row, and its source hash (0: none).
 #[must_use]
 pub fn row_of(frame: &Frame<'_>, offset: u64) -> (Row, u64) {
@@ -108,13 +128,13 @@ impl Window<'_> {
     }
 }
 
-/// Walks segment `number` up to `limit` (the file's length, or where its footer starts). `from` continues a walk behind
+/// Walks a segment or run up to `limit` (the file's length, or where its footer starts). `from` continues a walk behind
 /// content that a checkpoint covers. Frames go to `visit` with their offsets.
 pub struct Walk<'a> {
     pub file: &'a Arc<dyn File>,
     pub path: &'a Path,
     pub store: StoreId,
-    pub number: u64,
+    pub name: FileName,
     pub limit: u64,
     pub vouched: Vouched,
     /// Where to start, with the group sequence, chain and LSN before it; `None`: at the first group.
@@ -122,32 +142,17 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn name(&self) -> FileName {
-        FileName::new(FileKind::Segment, self.number)
-    }
-
     /// Does it.
     pub fn run(&self, visit: &mut dyn FnMut(&Frame<'_>, u64)) -> Result<Walked> {
-        let name = self.name();
+        let name = self.name;
         let mut window = Window { file: self.file, path: self.path, bytes: Vec::new(), start: 0, end: self.limit };
         let place = Binding::new(self.store, name, 0);
-        let mut out = Walked {
-            header: None,
-            end: BLOCK as u64,
-            last_group: 0,
-            chain: [0; 16],
-            last_lsn: 0,
-            frames: 0,
-            padding: 0,
-            tail: Tail::Clean,
-            damage: Vec::new(),
-            used: 0,
-            last_start: BLOCK as u64,
-            pack: 0,
-            pack_end: 0,
-        };
+        let mut out = Walked::nothing();
+        let run = name.kind == FileKind::Run;
         let mut chain_known = true;
         match FileHeader::read(window.get(0, BLOCK)?, self.store, name) {
+            // A run has a chain of its own, and its frames do not come in LSN order.
+            Ok(h) if run => out.header = Some(h),
             Ok(h) => {
                 out.last_group = h.first_group.saturating_sub(1);
                 out.chain = h.previous;
@@ -156,7 +161,7 @@ impl Walk<'_> {
             }
             Err(d) => {
                 out.damage.push(d);
-                chain_known = false;
+                chain_known = run;
             }
         }
         if let Some((offset, group, chain, lsn)) = self.from {
@@ -176,7 +181,7 @@ impl Walk<'_> {
             }
             if let Some(h) = self.group_at(&mut window, at, &place)? {
                 let continues =
-                    h.sequence == out.last_group + 1 && h.previous == out.chain && h.first_lsn > out.last_lsn;
+                    h.sequence == out.last_group + 1 && h.previous == out.chain && (run || h.first_lsn > out.last_lsn);
                 if !continues && chain_known {
                     out.damage.push(Damage::new(name, at, DamageKind::Chain));
                 }
@@ -245,11 +250,11 @@ impl Walk<'_> {
                 }
                 // The group verifies, so a writer made this: reported, and the rest is kept.
                 Err(FrameFault::Body { len } | FrameFault::Malformed { len }) => {
-                    out.damage.push(Damage::new(self.name(), at + pos as u64, DamageKind::FrameBody));
+                    out.damage.push(Damage::new(self.name, at + pos as u64, DamageKind::FrameBody));
                     pos += len;
                 }
                 Err(FrameFault::Header | FrameFault::Cut { .. }) => {
-                    out.damage.push(Damage::new(self.name(), at + pos as u64, DamageKind::FrameHeader));
+                    out.damage.push(Damage::new(self.name, at + pos as u64, DamageKind::FrameHeader));
                     break;
                 }
             }
@@ -285,6 +290,13 @@ impl Walk<'_> {
         Ok((used == at, None, used))
     }
 
+    /// Hands on the frames between two places that verify, found by their headers.
+    pub fn frames_between(&self, from: u64, to: u64, visit: &mut dyn FnMut(&Frame<'_>, u64)) -> Result<()> {
+        let mut window = Window { file: self.file, path: self.path, bytes: Vec::new(), start: 0, end: self.limit };
+        let place = Binding::new(self.store, self.name, 0);
+        self.salvage(&mut window, from, to, &place, &mut Walked::nothing(), visit)
+    }
+
     /// Finds single frames between two places by their headers.
     fn salvage(
         &self,
@@ -309,7 +321,7 @@ impl Walk<'_> {
                     pos += f.len as u64;
                 }
                 Err(_) => {
-                    out.damage.push(Damage::new(self.name(), pos, DamageKind::FrameBody));
+                    out.damage.push(Damage::new(self.name, pos, DamageKind::FrameBody));
                     pos += ALIGN as u64;
                 }
             }

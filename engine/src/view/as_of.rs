@@ -3,6 +3,7 @@
 //! State at T is an item's last transaction whose moment is ≤ T. Damage met on the way is an error for the item it hit and
 //! for nothing else.
 
+use super::log::LogCursor;
 use super::read as frames;
 use crate::blob::{known, read as blobs};
 use crate::catalog::{Catalog, Segment, SegmentCursor};
@@ -17,10 +18,10 @@ use mailstrata_format::record::v1::ArchivedTransactionV1;
 use mailstrata_format::{AccountId, Damage, DamageKind, Digest, FileKind, FileName, ItemKey, ItemKind, Lsn};
 use std::sync::Arc;
 
-/// A row and the segment its frame is in.
+/// A row and the segment or run its frame is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hit {
-    pub segment: u64,
+    pub file: FileName,
     pub row: Row,
 }
 
@@ -75,7 +76,7 @@ impl View {
     pub fn locate(&self, account: AccountId, item: ItemKey, at: Option<i64>) -> Result<Option<Hit>> {
         let key = key_of(account, item);
         let found = self.catalog.newest(&self.files, &key, self.lsn.0, at.unwrap_or(i64::MAX))?;
-        Ok(found.map(|(segment, row)| Hit { segment, row }))
+        Ok(found.map(|(file, row)| Hit { file, row }))
     }
 
     /// The state of an item, deleted or not; `None` when there was none.
@@ -85,12 +86,12 @@ impl View {
 
     /// The transaction of a row.
     pub fn read(&self, hit: &Hit) -> Result<Transaction> {
-        frames::transaction(&self.files, hit.segment, &hit.row)
+        frames::transaction(&self.files, hit.file, &hit.row)
     }
 
     /// Hands on a row's record in place, validated, without copying it.
     pub fn with_record<R>(&self, hit: &Hit, use_it: impl FnOnce(&Frame<'_>, &ArchivedTransactionV1) -> R) -> Result<R> {
-        frames::with_frame(&self.files, hit.segment, &hit.row, use_it)
+        frames::with_frame(&self.files, hit.file, &hit.row, use_it)
     }
 
     /// All rows of an item, in LSN order.
@@ -98,7 +99,7 @@ impl View {
         let key = key_of(account, item);
         let mut all = Vec::new();
         for s in &self.catalog.segments {
-            all.extend(s.rows_of(&self.files, &key, self.lsn.0)?.into_iter().map(|row| Hit { segment: s.number, row }));
+            all.extend(s.rows_of(&self.files, &key, self.lsn.0)?.into_iter().map(|row| Hit { file: s.name, row }));
         }
         all.sort_unstable_by_key(|h| h.row.lsn);
         Ok(all)
@@ -166,15 +167,7 @@ impl View {
     /// Everything from an LSN on, in LSN order. Damage is an item of its own; what follows it comes all the same.
     #[must_use]
     pub fn log(&self, from: Lsn) -> Log<'_> {
-        Log {
-            view: self,
-            next: from.0.max(1),
-            segment: 0,
-            ahead: None,
-            rows: Vec::new().into_iter(),
-            window: Vec::new(),
-            start: 0,
-        }
+        Log { view: self, cursor: LogCursor::new(from) }
     }
 
     /// The least and the greatest moment of the view; `None` for an empty store.
@@ -228,7 +221,7 @@ fn after_account(account: AccountId) -> Option<Key> {
 
 /// The rows of all segments in the order of (key, LSN): one cursor a segment.
 struct Merge<'a> {
-    cursors: Vec<(u64, SegmentCursor<'a>)>,
+    cursors: Vec<(FileName, SegmentCursor<'a>)>,
     lsn: u64,
 }
 
@@ -236,7 +229,7 @@ impl<'a> Merge<'a> {
     fn new(view: &'a View, from: &Key) -> Result<Self> {
         let mut cursors = Vec::with_capacity(view.catalog.segments.len());
         for s in &view.catalog.segments {
-            cursors.push((s.number, SegmentCursor::seek(s, &view.files, from, view.lsn.0)?));
+            cursors.push((s.name, SegmentCursor::seek(s, &view.files, from, view.lsn.0)?));
         }
         Ok(Self { cursors, lsn: view.lsn.0 })
     }
@@ -244,11 +237,11 @@ impl<'a> Merge<'a> {
     fn next_hit(&mut self) -> Result<Option<Hit>> {
         loop {
             let mut least: Option<(usize, Hit)> = None;
-            for (i, (segment, cursor)) in self.cursors.iter_mut().enumerate() {
+            for (i, (file, cursor)) in self.cursors.iter_mut().enumerate() {
                 if let Some(row) = cursor.row()? {
                     let earlier = |h: &Hit| (row_key(&row), row.lsn) < (row_key(&h.row), h.row.lsn);
                     if least.as_ref().is_none_or(|(_, h)| earlier(h)) {
-                        least = Some((i, Hit { segment: *segment, row }));
+                        least = Some((i, Hit { file: *file, row }));
                     }
                 }
             }
@@ -308,7 +301,7 @@ pub enum LogEntry {
     Transaction(Box<Transaction>),
     /// A transaction of this item is damaged.
     Damaged(Hit, Error),
-    /// Transactions with these LSNs (inclusive) are in no segment any more: nobody knows whose they were.
+    /// Transactions with these LSNs (inclusive) are in no file any more: nobody knows whose they were.
     Missing {
         from: Lsn,
         to: Lsn,
@@ -319,109 +312,13 @@ pub enum LogEntry {
 /// See [`View::log`].
 pub struct Log<'a> {
     view: &'a View,
-    /// The LSN that comes next: they follow each other without gaps.
-    next: u64,
-    /// Found behind a gap, told after it.
-    ahead: Option<Hit>,
-    /// Index into the catalog's segments of the one to read next.
-    segment: usize,
-    rows: std::vec::IntoIter<Hit>,
-    window: Vec<u8>,
-    start: u64,
-}
-
-/// Bytes read at once.
-const WINDOW: usize = 1 << 20;
-
-impl Log<'_> {
-    /// The rows of the next segment that has any, in LSN order.
-    fn next_segment(&mut self) -> Result<bool> {
-        while let Some(s) = self.view.catalog.segments.get(self.segment) {
-            self.segment += 1;
-            self.window.clear();
-            if s.last_lsn() < self.next {
-                continue;
-            }
-            let (from, to) = (self.next, self.view.lsn.0);
-            let mut rows = Vec::new();
-            let mut cursor = SegmentCursor::seek(s, &self.view.files, &[0; 32], to)?;
-            while let Some(row) = cursor.row()? {
-                if (from..=to).contains(&row.lsn) {
-                    rows.push(Hit { segment: s.number, row });
-                }
-                cursor.step();
-            }
-            rows.sort_unstable_by_key(|h| h.row.lsn);
-            self.rows = rows.into_iter();
-            if self.rows.len() > 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// What is missing before an LSN.
-    fn gap(&mut self, lsn: u64, before: Option<&Hit>) -> Option<LogEntry> {
-        let (from, to) = (self.next, lsn.checked_sub(1)?);
-        if from > to {
-            return None;
-        }
-        self.next = lsn;
-        let last = self.view.catalog.segments.last().map_or(0, |s| s.number);
-        let (segment, offset) = before.map_or((last, 0), |h| (h.segment, u64::from(h.row.offset)));
-        let damage = Damage::new(FileName::new(FileKind::Segment, segment), offset, DamageKind::Chain);
-        Some(LogEntry::Missing { from: Lsn(from), to: Lsn(to), error: damage.into() })
-    }
-
-    fn read(&mut self, hit: &Hit) -> Result<Transaction> {
-        let name = FileName::new(FileKind::Segment, hit.segment);
-        let (at, len) = (u64::from(hit.row.offset), hit.row.length as usize);
-        let inside = at >= self.start && at + len as u64 <= self.start + self.window.len() as u64;
-        if !inside {
-            self.window.resize(len.max(WINDOW), 0);
-            let file = self.view.files.get(name)?;
-            let n = crate::disk::read_full(file.as_ref(), &mut self.window, at);
-            let n = n.map_err(Error::io("reading", self.view.files.path(name)))?;
-            self.window.truncate(n);
-            self.start = at;
-        }
-        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX);
-        let damage = |kind| Error::Damage(Damage::new(name, at, kind));
-        let bytes = self.window.get(from..from.saturating_add(len)).ok_or_else(|| damage(DamageKind::FileTruncated))?;
-        let frame = frames::parse(bytes, &mailstrata_format::Binding::new(self.view.files.store, name, at))?;
-        if frame.header.lsn != hit.row.lsn {
-            return Err(damage(DamageKind::IndexRow));
-        }
-        frames::with_record(&frame, name, at, |record| frames::to_transaction(&frame, record))?
-            .ok_or_else(|| damage(DamageKind::Record))
-    }
+    cursor: LogCursor,
 }
 
 impl Iterator for Log<'_> {
     type Item = Result<LogEntry>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let Some(hit) = self.ahead.take().or_else(|| self.rows.next()) else {
-                match self.next_segment() {
-                    Ok(true) => continue,
-                    Ok(false) => return self.gap(self.view.lsn.0 + 1, None).map(Ok),
-                    Err(e) => return Some(Err(e)),
-                }
-            };
-            if let Some(gap) = self.gap(hit.row.lsn, Some(&hit)) {
-                self.ahead = Some(hit);
-                return Some(Ok(gap));
-            }
-            self.next = hit.row.lsn + 1;
-            if hit.row.item_kind == ItemKind::Cursor.code() {
-                continue;
-            }
-            return Some(match self.read(&hit) {
-                Ok(t) => Ok(LogEntry::Transaction(Box::new(t))),
-                Err(e @ Error::Damage(_)) => Ok(LogEntry::Damaged(hit, e)),
-                Err(e) => Err(e),
-            });
-        }
+        self.cursor.step(self.view)
     }
 }

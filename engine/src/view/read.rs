@@ -10,9 +10,7 @@ use mailstrata_format::frame::{
 };
 use mailstrata_format::index::Row;
 use mailstrata_format::record::v1::{self, ArchivedTransactionV1, present};
-use mailstrata_format::{
-    AccountId, Binding, Damage, DamageKind, Digest, FileKind, FileName, ItemKey, ItemKind, Lsn, Operation,
-};
+use mailstrata_format::{AccountId, Binding, Damage, DamageKind, Digest, FileName, ItemKey, ItemKind, Lsn, Operation};
 use std::borrow::Cow;
 
 /// Frames up to this length are read without an allocation.
@@ -21,11 +19,10 @@ const ON_STACK: usize = 2048;
 /// Reads a row's frame, verifies it and hands it on with its record.
 pub fn with_frame<R>(
     files: &Files,
-    segment: u64,
+    name: FileName,
     row: &Row,
     use_it: impl FnOnce(&Frame<'_>, &ArchivedTransactionV1) -> R,
 ) -> Result<R> {
-    let name = FileName::new(FileKind::Segment, segment);
     let at = u64::from(row.offset);
     let len = row.length as usize;
     if len > FRAME_LEN_MAX {
@@ -89,11 +86,9 @@ pub fn with_record<R>(
 }
 
 /// The transaction of a row.
-pub fn transaction(files: &Files, segment: u64, row: &Row) -> Result<Transaction> {
-    with_frame(files, segment, row, to_transaction)?.ok_or_else(|| {
-        let name = FileName::new(FileKind::Segment, segment);
-        Damage::new(name, u64::from(row.offset), DamageKind::Record).into()
-    })
+pub fn transaction(files: &Files, name: FileName, row: &Row) -> Result<Transaction> {
+    with_frame(files, name, row, to_transaction)?
+        .ok_or_else(|| Damage::new(name, u64::from(row.offset), DamageKind::Record).into())
 }
 
 /// A transaction of its own from a verified frame; `None` when a code in it is not known.

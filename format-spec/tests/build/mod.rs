@@ -378,7 +378,12 @@ fn trailer(kind: FileKind, number: u64) -> Trailer {
         padding: 0,
         raw_bytes: 0,
         damaged: 0,
-        reserved: [0; 88],
+        chain: [0; 16],
+        groups: 0,
+        first_segment: 0,
+        last_segment: 0,
+        tier: 0,
+        reserved: [0; 44],
     }
 }
 
@@ -594,7 +599,7 @@ pub fn store() -> BTreeMap<&'static str, Vec<u8>> {
         records: 0,
         root: [0; 16],
         dead: 0,
-        reserved: [0; 8],
+        retired: 0,
     };
     let (first_moment, last_moment) = one.moments();
     let mut m = Manifest::empty();

@@ -15,7 +15,7 @@ use super::report::{Became, Each, ItemLine, Report, Why, kind_name};
 use super::{Cause, Folder, Options, Place, Prepared, place_of};
 use crossbeam_channel::bounded;
 use mailstrata_engine::{Error, Hit, Transaction, View};
-use mailstrata_format::{Damage, DamageKind, FileKind, FileName, ItemKind};
+use mailstrata_format::{Damage, DamageKind, ItemKind};
 use mailstrata_mailstore::json::percent_encode;
 use mailstrata_mailstore::maildir::folder::INBOX;
 use mailstrata_mailstore::target::{Outcome, Target, TargetError, folder_levels};
@@ -139,7 +139,7 @@ impl<'a, 'o> Pipeline<'a, 'o> {
 
     /// Puts the states of these rows into the target.
     pub fn put(&mut self, mut wanted: Vec<Wanted>, shape: &Shape<'_>) {
-        wanted.sort_unstable_by_key(|w| (w.hit.segment, w.hit.row.offset));
+        wanted.sort_unstable_by_key(|w| (w.hit.file, w.hit.row.offset));
         let mut plan = self.plan(&wanted, shape);
         drop(wanted);
         plan.sort_unstable_by_key(|(_, extent)| *extent);
@@ -504,8 +504,7 @@ fn look(view: &View, wanted: &Wanted, shape: &Shape<'_>) -> Looked {
             Looked::Ready(hit, (e.pack, e.entry_offset, e.raw_offset), Box::new(Prepared::new(t, digest, length)))
         }
         Ok(None) => {
-            let place = FileName::new(FileKind::Segment, hit.segment);
-            let error = Error::Damage(Damage::new(place, u64::from(hit.row.offset), DamageKind::BlobMissing));
+            let error = Error::Damage(Damage::new(hit.file, u64::from(hit.row.offset), DamageKind::BlobMissing));
             failed(&t, Why::of_store(&error), Some(error))
         }
         Err(error) => failed(&t, Why::of_store(&error), Some(error)),

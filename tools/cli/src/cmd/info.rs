@@ -2,7 +2,7 @@
 
 use crate::exit::{Code, Outcome};
 use crate::{Global, out};
-use mailstrata_format::StoreId;
+use mailstrata_format::{FileKind, StoreId};
 
 /// Show what a store is: identity, format, sizes, first and last moment.
 #[derive(clap::Args)]
@@ -12,6 +12,8 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
     let reader = out::reader(g)?;
     let (view, info) = (reader.view(), reader.info());
     let span = view.span();
+    let runs = view.catalog().segments.iter().filter(|s| s.name.kind == FileKind::Run).count();
+    let segments = view.catalog().segments.len() - runs;
     let backend = out::options(g, "info")?.disk.backend();
     let server = (info.server != [0; 16]).then(|| StoreId(info.server).to_string());
     if g.json {
@@ -26,7 +28,8 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
             "last_lsn": view.lsn().0,
             "first_moment": span.map(|s| out::moment(s.0)),
             "last_moment": span.map(|s| out::moment(s.1)),
-            "segments": view.catalog().segments.len(),
+            "segments": segments,
+            "runs": runs,
             "packs": view.catalog().packs.len(),
             "damage": reader.findings().iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
@@ -36,7 +39,8 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         crate::say!("format        version {}", mailstrata_format::FORMAT_VERSION);
         crate::say!("server        {}", server.unwrap_or_else(|| "any".into()));
         crate::say!("created       {}", out::moment(info.created));
-        crate::say!("segments      {} (up to {})", view.catalog().segments.len(), out::size(info.segment_size));
+        crate::say!("segments      {segments} (up to {})", out::size(info.segment_size));
+        crate::say!("runs          {runs}");
         crate::say!("packs         {} (up to {})", view.catalog().packs.len(), out::size(info.pack_size));
         crate::say!("writes by     {}", backend);
         crate::say!("last LSN      {}", view.lsn());
