@@ -151,9 +151,12 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     let mut durable_packs = BTreeMap::from([(out.manifest.head.pack, out.manifest.head.pack_end)]);
     let list: Vec<u64> = segments.into_iter().collect();
     for (i, number) in list.iter().enumerate() {
+        will_load(files, &out.manifest, FileKind::Segment, i, &list);
         load_segment(files, *number, list.get(i + 1).copied(), read_only, &mut out, &mut durable_packs)?;
     }
-    for number in packs {
+    let list: Vec<u64> = packs.into_iter().collect();
+    for (i, number) in list.iter().copied().enumerate() {
+        will_load(files, &out.manifest, FileKind::Pack, i, &list);
         let vouched_end = durable_packs.get(&number).copied().unwrap_or(0);
         load_pack(files, number, vouched_end, read_only, &mut out)?;
     }
@@ -170,6 +173,43 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         }
     }
     Ok(out)
+}
+
+/// Files whose footers the device fetches while those before them are read.
+const FOOTERS_AHEAD: usize = 16;
+
+/// At every sixteenth file: has the device fetch the footers of the next ones.
+fn will_load(files: &Files, manifest: &Manifest, kind: FileKind, here: usize, numbers: &[u64]) {
+    if here.is_multiple_of(FOOTERS_AHEAD) {
+        for number in numbers.iter().skip(here).take(FOOTERS_AHEAD) {
+            let name = FileName::new(kind, *number);
+            let sealed = manifest.entry(name).filter(|e| e.state == SEALED);
+            // What is wrong with it is told when it is read.
+            if let (Some(entry), Ok(file)) = (sealed, files.get(name)) {
+                IndexRun::will_open(file.as_ref(), entry.length);
+            }
+        }
+    }
+}
+
+/// The index of a file that the last writer left unsealed, for a reader: the checkpoint of a clean close, when it is about
+/// the very content that the manifest vouches for. As with a sealed file, what is damaged shows when it is read.
+fn closed_index(files: &Files, manifest: &Manifest, name: FileName, read_only: bool) -> Option<IndexRun> {
+    let head = &manifest.head;
+    let (checkpoint, number, end) = match name.kind {
+        FileKind::Segment => (FileKind::SegmentCheckpoint, head.durable_segment, head.durable_end),
+        FileKind::Pack => (FileKind::PackCheckpoint, head.pack, head.pack_end),
+        _ => return None,
+    };
+    if !read_only || head.clean != 1 || number != name.number || manifest.entry(name).is_some() {
+        return None;
+    }
+    let run = checkpoint::open_checkpoint(files, FileName::new(checkpoint, number))?;
+    let chained = name.kind != FileKind::Segment
+        || (run.trailer.root, run.trailer.last_group) == (head.durable_chain, head.durable_group);
+    // A writer that goes on in the file makes it longer first.
+    let len = files.get(name).ok()?.len().ok()?;
+    (chained && run.trailer.damaged == 0 && run.trailer.data_end == end && len == end).then_some(run)
 }
 
 fn open_unsealed(files: &Files, name: FileName, read_only: bool) -> Result<(Arc<dyn File>, u64)> {
@@ -213,6 +253,12 @@ fn load_segment(
     let name = FileName::new(FileKind::Segment, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).filter(|e| e.state == SEALED).copied();
+    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+        out.last_lsn = out.last_lsn.max(run.trailer.last_lsn);
+        (out.chain, out.group) = (run.trailer.root, run.trailer.last_group);
+        out.catalog.segments.push(Segment::new(number, SegmentPart::Run(Arc::new(run))));
+        return Ok(());
+    }
     // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
     let run =
         IndexRun::open(files, name).and_then(|run| if promised.is_some() { Ok(run) } else { run.verified(files) });
@@ -329,6 +375,10 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
     let name = FileName::new(FileKind::Pack, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).is_some_and(|e| e.state == SEALED);
+    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+        out.catalog.packs.push(Pack::new(number, PackPart::Run(Arc::new(run))));
+        return Ok(());
+    }
     // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
     let run = IndexRun::open(files, name).and_then(|run| if promised { Ok(run) } else { run.verified(files) });
     match run {

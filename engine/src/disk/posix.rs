@@ -51,6 +51,13 @@ impl File for PosixFile {
         Ok(rustix::io::pread(&self.file, buf, offset)?)
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            // A file system that does not know the hint reads when it is asked to.
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), rustix::fs::Advice::WillNeed);
+        }
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64, durable: bool) -> io::Result<usize> {
         if !durable {
             return Ok(rustix::io::pwrite(&self.file, buf, offset)?);
