@@ -133,6 +133,12 @@ impl Disk for Posix {
                 Err(Errno::INVAL) => rustix::fs::open(path, flags & !OFlags::EXCL, rights)?,
                 other => other?,
             }
+        } else if mode == OpenMode::Read {
+            // Reading leaves no trace, as a backup's should; only the file's owner may ask for that.
+            match rustix::fs::open(path, flags | OFlags::NOATIME, rights) {
+                Err(Errno::PERM | Errno::INVAL) => rustix::fs::open(path, flags, rights)?,
+                other => other?,
+            }
         } else {
             rustix::fs::open(path, flags, rights)?
         };

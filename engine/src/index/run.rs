@@ -146,6 +146,7 @@ impl IndexRun {
 
     /// Whether a key or source with this hash may be in the index; `false` is certain.
     #[must_use]
+    #[inline]
     pub fn may_hold(&self, hash: u64) -> bool {
         let line = usize::try_from(index::filter_line(hash, self.trailer.filter_lines)).unwrap_or(usize::MAX);
         let at = line.saturating_mul(LINE);
@@ -214,6 +215,7 @@ impl IndexRun {
 
     /// Rows in the block with this number.
     #[must_use]
+    #[inline]
     pub fn rows_in(&self, block: usize) -> usize {
         let rows = usize::try_from(self.trailer.row_count).unwrap_or(usize::MAX);
         rows.saturating_sub(block * ROWS_PER_BLOCK).min(ROWS_PER_BLOCK)
@@ -221,25 +223,27 @@ impl IndexRun {
 
     /// Number of blocks.
     #[must_use]
+    #[inline]
     pub fn block_count(&self) -> usize {
         self.fences.len()
     }
 
-    /// The place (block, row) of the first row whose key is not below `key`.
-    pub fn lower_bound(&self, files: &Files, key: &Key) -> Result<(usize, usize)> {
+    /// The place of the first row whose key is not below `key`.
+    pub fn lower_bound(&self, files: &Files, key: &Key) -> Result<Place> {
         let wanted = words(key);
         // A block whose first key is below ours may hold it; so may the blocks behind that start with it.
         let mut block = self.fences.partition_point(|f| *f < wanted).saturating_sub(1);
         while block < self.block_count() {
             let bytes = self.block(files, block)?;
             let rows = bytes[..self.rows_in(block) * ROW].as_chunks::<ROW>().0;
-            let at = rows.partition_point(|r| r.first_chunk().is_some_and(|k| words(k) < wanted));
+            let bounds = (self.fences.get(block), self.fences.get(block + 1));
+            let at = first_not_below(rows, wanted, guess(wanted, bounds, rows.len()));
             if at < rows.len() {
-                return Ok((block, at));
+                return Ok(Place { block, at, bytes: Some(bytes) });
             }
             block += 1;
         }
-        Ok((block, 0))
+        Ok((block, 0).into())
     }
 }
 
@@ -252,6 +256,59 @@ fn words(key: &Key) -> Words {
     (half(0), half(16))
 }
 
+/// About where a key is among the rows of a block, from the first keys of the block and of the next one. Item keys are parts
+/// of digests, so within an account they lie evenly.
+#[inline]
+fn guess(wanted: Words, bounds: (Option<&Words>, Option<&Words>), rows: usize) -> usize {
+    let (Some(low), Some(high)) = bounds else { return rows / 2 };
+    if low.0 != wanted.0 || high.0 != wanted.0 {
+        return rows / 2;
+    }
+    // The upper 56 bits leave room for the number of rows.
+    let part = |from: u128, to: u128| u64::try_from(to.saturating_sub(from) >> 72).unwrap_or(0);
+    let share = part(low.1, wanted.1).saturating_mul(rows as u64) / part(low.1, high.1).max(1);
+    usize::try_from(share).unwrap_or(0)
+}
+
+/// The first row whose key is not below `wanted`: as `partition_point`, but outwards from a guess in growing steps, which
+/// touches fewer cache lines when the guess is near.
+#[inline]
+fn first_not_below(rows: &[[u8; ROW]], wanted: Words, guess: usize) -> usize {
+    let below = |r: &[u8; ROW]| r.first_chunk().is_some_and(|k| words(k) < wanted);
+    let below_at = |i: usize| rows.get(i).is_some_and(below);
+    let (mut low, mut high, mut step) = (0, rows.len(), 2);
+    let mut at = guess.min(rows.len().saturating_sub(1));
+    // All before `low` are below, none from `high` on is.
+    if below_at(at) {
+        low = at + 1;
+        while low < high {
+            at = at.saturating_add(step);
+            if at >= high {
+                break;
+            }
+            if !below_at(at) {
+                high = at;
+                break;
+            }
+            low = at + 1;
+            step *= 2;
+        }
+    } else {
+        high = at;
+        while high > low {
+            let Some(next) = at.checked_sub(step) else { break };
+            at = next;
+            if below_at(at) {
+                low = at + 1;
+                break;
+            }
+            high = at;
+            step *= 2;
+        }
+    }
+    low + rows.get(low..high).map_or(0, |part| part.partition_point(below))
+}
+
 /// Bytes read at once at the end of a file: what follows the rows of some 30,000.
 const TAIL_READ: usize = 64 << 10;
 
@@ -260,6 +317,19 @@ const READ_AHEAD: usize = 16;
 
 /// Parts of an index that are asked of the device at once.
 const WINDOWS_MAX: usize = 512;
+
+/// Where a row lies, and its block when that was just looked at.
+pub struct Place {
+    block: usize,
+    at: usize,
+    bytes: Option<Arc<[u8]>>,
+}
+
+impl From<(usize, usize)> for Place {
+    fn from((block, at): (usize, usize)) -> Self {
+        Self { block, at, bytes: None }
+    }
+}
 
 /// Walks rows in order from a place on.
 pub struct RunCursor<'a> {
@@ -271,10 +341,10 @@ pub struct RunCursor<'a> {
 }
 
 impl<'a> RunCursor<'a> {
-    /// A cursor at a place that [`IndexRun::lower_bound`] gave.
-    #[must_use]
-    pub fn new(run: &'a IndexRun, files: &'a Files, (block, at): (usize, usize)) -> Self {
-        Self { run, files, block, at, bytes: None }
+    /// A cursor at a place that [`IndexRun::lower_bound`] gave, or at a block and a row in it.
+    pub fn new(run: &'a IndexRun, files: &'a Files, place: impl Into<Place>) -> Self {
+        let Place { block, at, bytes } = place.into();
+        Self { run, files, block, at, bytes }
     }
 
     /// The row here, or `None` at the end.
@@ -298,5 +368,37 @@ impl<'a> RunCursor<'a> {
     /// Goes on to the next row.
     pub fn step(&mut self) {
         self.at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_row_is_found_from_any_guess(
+            mut keys in proptest::collection::vec((0u8..3, 0u8..60), 0..70),
+            asked in (0u8..3, 0u8..62),
+            guess in 0usize..80,
+        ) {
+            keys.sort_unstable();
+            let key = |(account, item): (u8, u8)| {
+                let mut row = [0; ROW];
+                (row[15], row[16]) = (account, item);
+                row
+            };
+            let rows: Vec<_> = keys.iter().map(|k| key(*k)).collect();
+            let wanted = words(key(asked).first_chunk().unwrap());
+            let right = keys.partition_point(|k| *k < asked);
+            prop_assert_eq!(first_not_below(&rows, wanted, guess), right);
+            // From the guess that the fences give, whatever they say.
+            let bounds = rows.first().zip(rows.last()).map(|(a, b)| {
+                (words(a.first_chunk().unwrap()), words(b.first_chunk().unwrap()))
+            });
+            let from = super::guess(wanted, (bounds.as_ref().map(|b| &b.0), bounds.as_ref().map(|b| &b.1)), rows.len());
+            prop_assert_eq!(first_not_below(&rows, wanted, from), right);
+        }
     }
 }
