@@ -6,6 +6,8 @@
 //! pack/ ─► sealed: the footer's index · else: checkpoint, then walked entry by entry
 //! ```
 //!
+//! A reader takes the checkpoints of a clean close for the indexes of what was left unsealed, and walks nothing.
+//!
 //! After a clean close writing goes on where it ended. After anything else it goes on in a new segment and a new pack, so
 //! that old frames never line up with new ones; the old ones are sealed in the background. Nothing is cut away that
 //! anything vouches for.
