@@ -41,7 +41,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("catalog", &["error", "files", "index", "log"]),
         ("log", &["disk", "error"]),
         ("blob", &["catalog", "disk", "error", "files", "index"]),
-        ("view", &["blob", "catalog", "disk", "error", "files", "index", "ingest::event"]),
+        ("view", &["blob", "catalog", "disk", "error", "files", "index", "ingest::event", "log"]),
         ("commit", &["blob", "catalog", "disk", "error", "files", "index"]),
         ("ingest", &["blob", "catalog", "commit", "error", "files", "index", "ingest::event", "view"]),
         ("tail", &["commit", "error", "files", "view"]),

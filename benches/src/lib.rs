@@ -9,6 +9,7 @@
 //! | [`commit`] | `record` from N threads, `submit` with N in flight | write + sync of the same bytes, same threads |
 //! | [`ingest`] | mails through `Store::batch`, as a scan does it | SHA-256 and zstd of the same mails |
 //! | [`lookup`] | an item as of a moment, hot and cold; memory and files | `pread` and hash of the same frames |
+//! | [`scan`] | all of history in place, hot and cold | reading and hashing the same files |
 //! | [`open_after_kill`] | `open` and `open_read` after SIGKILL | |
 //! | [`restore_read`] | every message and body of an account | zstd and SHA-256 of the same mails |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
@@ -31,6 +32,8 @@ pub mod commit;
 pub mod ingest;
 
 pub mod lookup;
+
+pub mod scan;
 
 pub mod open_after_kill;
 

@@ -14,6 +14,7 @@ use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Look-ups between two emptyings of the page cache.
@@ -114,6 +115,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
         pages.add_bare(sum.bytes as f64 / 4096.0 / asked);
         micros.add_bare(took * 1e6 / asked);
     }
+    cold_threads(bench, report, &dir, &mut rng)?;
     let count = bench.scale.cold;
     report.add("lookup", format!("cold, {count} after an open"), "reads", &calls, "", Goal::AtMost(1.2));
     report.add("lookup", format!("cold, the first {STEP} of them"), "reads", &first, "", Goal::None);
@@ -132,6 +134,48 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
         peak as f64 / 1048576.0,
         Goal::AtMost(96.0),
     );
+    Ok(())
+}
+
+/// Look-ups from several threads, the index warm and the frames in no cache.
+fn cold_threads(bench: &Bench, report: &mut Report, dir: &Path, rng: &mut mail::Rng) -> Outcome {
+    let options = Options::new()?;
+    for threads in [1, 8, 32] {
+        let (mut rate, mut p99) = (Rounds::default(), Rounds::default());
+        for _ in 0..bench.scale.rounds {
+            bench.settle()?;
+            let reader = Store::open_read(dir, &options)?;
+            let view = reader.view();
+            let asked = questions(rng, bench.scale.items, bench.scale.cold);
+            for q in &asked {
+                let (account, item) = mail::key(q.n);
+                view.locate(account, item, Some(q.at))?;
+            }
+            process::forget(dir)?;
+            let next = AtomicUsize::new(0);
+            let begin = Instant::now();
+            let mut took: Vec<f64> = std::thread::scope(|scope| {
+                let work = || {
+                    let mut took = Vec::new();
+                    while let Some(q) = asked.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let begin = Instant::now();
+                        ask(&view, q, mail::key(q.n))?;
+                        took.push(begin.elapsed().as_secs_f64() * 1e6);
+                    }
+                    Ok(took)
+                };
+                let all: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+                let joined = all.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a reader panicked".into())));
+                joined.collect::<Outcome<Vec<Vec<f64>>>>().map(|all| all.concat())
+            })?;
+            rate.add_bare(took.len() as f64 / begin.elapsed().as_secs_f64());
+            took.sort_unstable_by(f64::total_cmp);
+            p99.add_bare(took.get(took.len() * 99 / 100).copied().unwrap_or(f64::NAN));
+        }
+        let goal = if threads == 1 { (Goal::AtLeast(12_000.0), Goal::AtMost(400.0)) } else { (Goal::None, Goal::None) };
+        report.add("lookup", format!("cold, {threads} threads"), "1/s", &rate, "", goal.0);
+        report.add("lookup", format!("cold, {threads} threads, p99"), "µs", &p99, "", goal.1);
+    }
     Ok(())
 }
 

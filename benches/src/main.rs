@@ -1,28 +1,30 @@
 //! Runs workloads and prints their figures beside the ceilings of the same run.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read};
+use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read, scan};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 const HELP: &str = "\
-mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--json]
+mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--keep] [--json]
 
-Workloads: commit, ingest, lookup, open, restore, maildir, all
+Workloads: commit, ingest, lookup, scan, open, restore, maildir, all
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
   --items    messages of the store that is read (default 100000)
   --patience seconds that each round may wait for an idle machine (default 0)
+  --keep     leave the store there (in DIR/kept), and take up the one that was left
   --json     figures for programs";
 
 type Run = fn(&Bench, &mut Report) -> Outcome;
 
 /// In the order in which `all` runs them: `open` changes the store that the others read, so it is last.
-const WORKLOADS: [(&str, Run); 6] = [
+const WORKLOADS: [(&str, Run); 7] = [
     ("commit", commit::run),
     ("ingest", ingest::run),
     ("lookup", lookup::run),
+    ("scan", scan::run),
     ("restore", restore_read::run),
     ("maildir", maildir::run),
     ("open", open_after_kill::run),
@@ -46,7 +48,7 @@ fn run(args: &[String]) -> Outcome {
         [child, dir, n] if child == "child-memory" => return lookup::memory_child(Path::new(dir), n.parse()?),
         _ => {}
     }
-    let (mut scale, mut items, mut json, mut patience) = (Scale::full(), None, false, Duration::ZERO);
+    let (mut scale, mut items, mut json, mut keep, mut patience) = (Scale::full(), None, false, false, Duration::ZERO);
     let mut dir = PathBuf::from("target/bench");
     let mut chosen = Vec::new();
     let mut args = args.iter();
@@ -59,6 +61,7 @@ fn run(args: &[String]) -> Outcome {
             }
             "--quick" => scale = Scale::quick(),
             "--json" => json = true,
+            "--keep" => keep = true,
             "--dir" => dir = value()?.into(),
             "--items" => items = Some(value()?.parse()?),
             "--patience" => patience = Duration::from_secs(value()?.parse()?),
@@ -73,7 +76,7 @@ fn run(args: &[String]) -> Outcome {
         return Err(format!("which workload?\n{HELP}").into());
     }
     scale.items = items.unwrap_or(scale.items);
-    let dir = dir.join(format!("run-{}", std::process::id()));
+    let dir = dir.join(if keep { "kept".to_owned() } else { format!("run-{}", std::process::id()) });
     std::fs::create_dir_all(&dir)?;
     let bench = Bench { dir: dir.clone(), scale, patience, program: std::env::current_exe()? };
     let mut report = Report::default();
@@ -81,7 +84,9 @@ fn run(args: &[String]) -> Outcome {
         eprintln!("{name} …");
         run(&bench, &mut report)
     });
-    std::fs::remove_dir_all(&dir)?;
+    if !keep {
+        std::fs::remove_dir_all(&dir)?;
+    }
     if json {
         println!("{:#}", report.json());
     } else {

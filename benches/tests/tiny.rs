@@ -1,7 +1,7 @@
 //! Every workload runs, tiny: so that none rots. Nothing is said of their figures.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read};
+use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read, scan};
 use std::time::Duration;
 
 fn figures(run: fn(&Bench, &mut Report) -> Outcome) -> usize {
@@ -31,6 +31,11 @@ fn ingest_runs() {
 #[test]
 fn lookup_runs() {
     assert!(figures(lookup::run) >= 7);
+}
+
+#[test]
+fn scan_runs() {
+    assert!(figures(scan::run) == 3);
 }
 
 #[test]

@@ -46,3 +46,4 @@ pub use ingest::event::{Blob, Change, Event, Patch, Source, State, Transaction, 
 pub use store::{Batch, Create, Info, Options, Reader, Receipt, Store, Ticket};
 pub use tail::Tail;
 pub use view::as_of::{Hit, LogEntry, View};
+pub use view::scan::Scanned;

@@ -7,6 +7,8 @@
 //! pack/ ─► sealed: the footer's index · else: checkpoint, then walked entry by entry
 //! ```
 //!
+//! A reader takes the checkpoints of a clean close for the indexes of what was left unsealed, and walks nothing.
+//!
 //! After a clean close writing goes on where it ended. After anything else it goes on in a new segment and a new pack, so
 //! that old frames never line up with new ones; the old ones are sealed in the background. Nothing is cut away that
 //! anything vouches for.
@@ -179,6 +181,7 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
     list.sort_unstable_by_key(|(at, name, _)| (*at, *name));
     let names: Vec<FileName> = list.iter().map(|(_, name, _)| *name).collect();
     for (i, (number, _, run)) in list.into_iter().enumerate() {
+        will_load(files, &out.manifest, i, &names);
         match run {
             Some(run) => take_run(run, &mut out),
             None => {
@@ -190,7 +193,10 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         // Nothing says any more what this run covers, but its transactions.
         out.catalog.segments.sort_by_key(|s| if s.span().rows == 0 { u64::MAX } else { s.span().first_lsn });
     }
-    for number in packs {
+    let list: Vec<u64> = packs.into_iter().collect();
+    let names: Vec<FileName> = list.iter().map(|n| FileName::new(FileKind::Pack, *n)).collect();
+    for (i, number) in list.iter().copied().enumerate() {
+        will_load(files, &out.manifest, i, &names);
         let vouched_end = durable_packs.get(&number).copied().unwrap_or(0);
         load_pack(files, number, vouched_end, read_only, &mut out)?;
     }
@@ -207,6 +213,42 @@ pub fn load(files: &Files, read_only: bool) -> Result<Opened> {
         }
     }
     Ok(out)
+}
+
+/// Files whose footers the device fetches while those before them are read.
+const FOOTERS_AHEAD: usize = 16;
+
+/// At every sixteenth file: has the device fetch the footers of the next ones.
+fn will_load(files: &Files, manifest: &Manifest, here: usize, names: &[FileName]) {
+    if here.is_multiple_of(FOOTERS_AHEAD) {
+        for name in names.iter().skip(here).take(FOOTERS_AHEAD) {
+            let sealed = manifest.entry(*name).filter(|e| e.state == SEALED);
+            // What is wrong with it is told when it is read.
+            if let (Some(entry), Ok(file)) = (sealed, files.get(*name)) {
+                IndexRun::will_open(file.as_ref(), entry.length);
+            }
+        }
+    }
+}
+
+/// The index of a file that the last writer left unsealed, for a reader: the checkpoint of a clean close, when it is about
+/// the very content that the manifest vouches for. As with a sealed file, what is damaged shows when it is read.
+fn closed_index(files: &Files, manifest: &Manifest, name: FileName, read_only: bool) -> Option<IndexRun> {
+    let head = &manifest.head;
+    let (checkpoint, number, end) = match name.kind {
+        FileKind::Segment => (FileKind::SegmentCheckpoint, head.durable_segment, head.durable_end),
+        FileKind::Pack => (FileKind::PackCheckpoint, head.pack, head.pack_end),
+        _ => return None,
+    };
+    if !read_only || head.clean != 1 || number != name.number || manifest.entry(name).is_some() {
+        return None;
+    }
+    let run = checkpoint::open_checkpoint(files, FileName::new(checkpoint, number))?;
+    let chained = name.kind != FileKind::Segment
+        || (run.trailer.root, run.trailer.last_group) == (head.durable_chain, head.durable_group);
+    // A writer that goes on in the file makes it longer first.
+    let len = files.get(name).ok()?.len().ok()?;
+    (chained && run.trailer.damaged == 0 && run.trailer.data_end == end && len == end).then_some(run)
 }
 
 fn open_unsealed(files: &Files, name: FileName, read_only: bool) -> Result<(Arc<dyn File>, u64)> {
@@ -269,6 +311,12 @@ fn load_segment(
     let name = FileName::new(FileKind::Segment, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).filter(|e| e.state == SEALED).copied();
+    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+        out.last_lsn = out.last_lsn.max(run.trailer.last_lsn);
+        (out.chain, out.group) = (run.trailer.root, run.trailer.last_group);
+        out.catalog.segments.push(Segment::new(name, SegmentPart::Run(Arc::new(run))));
+        return Ok(());
+    }
     // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
     let run =
         IndexRun::open(files, name).and_then(|run| if promised.is_some() { Ok(run) } else { run.verified(files) });
@@ -388,6 +436,10 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
     let name = FileName::new(FileKind::Pack, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).is_some_and(|e| e.state == SEALED);
+    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+        out.catalog.packs.push(Pack::new(number, PackPart::Run(Arc::new(run))));
+        return Ok(());
+    }
     // A footer that the manifest does not name may be torn: its rows are believed when all of them verify.
     let run = IndexRun::open(files, name).and_then(|run| if promised { Ok(run) } else { run.verified(files) });
     match run {

@@ -28,6 +28,7 @@ impl Binding {
 
     /// The 40 bytes that start every bound checksum: store id, kind and zero (u32 each), number, offset.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> [u8; 40] {
         let mut out = [0; 40];
         out[..16].copy_from_slice(&self.store.0);
@@ -46,12 +47,14 @@ impl Binding {
 
 /// First step of a check: XXH3-128 of the body alone.
 #[must_use]
+#[inline]
 pub fn body_hash(body: &[u8]) -> u128 {
     xxh3_128(body)
 }
 
 /// Second step: binds a body's hash to its header and its place.
 #[must_use]
+#[inline]
 pub fn check(binding: &Binding, header: &[u8], body: u128) -> [u8; 16] {
     let mut buffer = [0u8; 40 + 112 + 16];
     let len = 40 + header.len() + 16;
@@ -72,6 +75,7 @@ pub fn check(binding: &Binding, header: &[u8], body: u128) -> [u8; 16] {
 
 /// CRC-32 of a header at its place: over the binding's bytes, then the header's.
 #[must_use]
+#[inline]
 pub fn header_crc(binding: &Binding, header: &[u8]) -> u32 {
     let mut h = crc32fast::Hasher::new();
     h.update(&binding.bytes());
@@ -91,6 +95,7 @@ pub fn seal_block(binding: &Binding, block: &mut [u8]) {
 
 /// Whether the last 16 bytes of a block are the check of those before, at this place.
 #[must_use]
+#[inline]
 pub fn block_is_sound(binding: &Binding, block: &[u8]) -> bool {
     let Some((body, tail)) = block.len().checked_sub(BLOCK_CHECK).and_then(|n| block.split_at_checked(n)) else {
         return false;

@@ -247,6 +247,7 @@ impl<'a> Frame<'a> {
 
 /// The header at the start of `bytes`, when its CRC verifies at `place`, and the frame's length.
 #[must_use]
+#[inline]
 pub fn header_at(bytes: &[u8], place: &Binding) -> Option<(FrameHeader, usize)> {
     let head = bytes.get(..FrameHeader::SIZE)?;
     if !head.starts_with(&MAGIC) {
@@ -263,6 +264,7 @@ pub fn header_at(bytes: &[u8], place: &Binding) -> Option<(FrameHeader, usize)> 
 }
 
 /// The frame at the start of `bytes`, verified at `place`.
+#[inline]
 pub fn parse<'a>(bytes: &'a [u8], place: &Binding) -> Result<Frame<'a>, FrameFault> {
     let (header, len) = header_at(bytes, place).ok_or(FrameFault::Header)?;
     let frame = bytes.get(..len).ok_or(FrameFault::Cut { len })?;

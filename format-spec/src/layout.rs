@@ -103,6 +103,7 @@ macro_rules! layout {
 
             /// The bytes on disk.
             #[must_use]
+            #[inline]
             pub fn encode(&self) -> [u8; $size] {
                 let mut out = [0u8; $size];
                 let mut rest: &mut [u8] = &mut out;
@@ -117,6 +118,7 @@ macro_rules! layout {
 
             /// The structure at the start of `bytes`; `None` when there are fewer than its size. Nothing is checked.
             #[must_use]
+            #[inline]
             pub fn decode(bytes: &[u8]) -> Option<Self> {
                 let mut rest = bytes.get(..$size)?;
                 $(

@@ -8,9 +8,11 @@ use crate::sim::{SimClock, SimDisk};
 use crate::workload::Step;
 use mailstrata_engine::disk::{Clock, Disk};
 use mailstrata_engine::{
-    Change, Create, Error, Event, LogEntry, Options, Reader, Result, State, Store, Transaction, View,
+    Change, Create, Error, Event, LogEntry, Options, Reader, Result, Scanned, State, Store, Transaction, View,
 };
 use mailstrata_format::{AccountId, Digest, ItemKey, ItemKind, Lsn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -242,6 +244,7 @@ pub fn compare(view: &View, model: &Model, how: Strictness, seed: u64) -> std::r
         return Err(format!("the view ends with LSN {}, the model with {}", view.lsn(), model.lsn()));
     }
     c.log()?;
+    c.scan()?;
     let mut rng = Rng::new(seed);
     let keys: Vec<_> = model.keys().collect();
     for key in &keys {
@@ -303,6 +306,44 @@ impl Compare<'_> {
         self.losses.transactions += expected.len() - next;
         if self.losses.transactions > 0 && self.losses.answers == 0 {
             return Err("log: leaves out what is damaged without an error".into());
+        }
+        Ok(())
+    }
+
+    /// A scan gives every transaction once, or says which it cannot give.
+    fn scan(&self) -> std::result::Result<(), Difference> {
+        let expected: BTreeMap<_, _> = self.model.log().iter().map(|t| (t.lsn, *t)).collect();
+        let mut seen = BTreeSet::new();
+        let mut damaged = 0;
+        let mut wrong = None;
+        let outcome = self.view.scan(|step| {
+            match step {
+                Scanned::Record(hit, frame, record) => {
+                    let there = expected.get(&Lsn(hit.row.lsn)).is_some_and(|t| {
+                        (t.account_id, t.item_key, t.moment) == (hit.account(), hit.item(), hit.row.moment)
+                            && t.deleted == hit.deleted()
+                            && record.item.as_slice() == t.item
+                            && record.name.as_slice() == t.state.name.as_deref().unwrap_or_default()
+                            && frame.blobs().map(|b| b.digest).eq(t.blobs.iter().map(|b| b.digest.0))
+                    });
+                    if !there || !seen.insert(hit.row.lsn) {
+                        wrong.get_or_insert(hit.row.lsn);
+                    }
+                }
+                Scanned::Damaged(..) => damaged += 1,
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(lsn) = wrong {
+            return Err(format!("scan: LSN {lsn} is not as it was recorded, or comes twice"));
+        }
+        let whole = self.allow("scan", outcome)?.is_some();
+        let missing = expected.len() - seen.len();
+        if self.how == Strictness::Exact && (missing > 0 || damaged > 0) {
+            return Err(format!("scan: {missing} missing, {damaged} damaged"));
+        }
+        if self.how == Strictness::NoLie && whole && missing > damaged + self.losses.transactions {
+            return Err(format!("scan: leaves {missing} out and tells {damaged}"));
         }
         Ok(())
     }

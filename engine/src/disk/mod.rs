@@ -40,6 +40,9 @@ pub enum OpenMode {
 pub trait File: Send + Sync {
     /// Reads at an offset; may be short, 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Says that a range will be read soon, so that the device can start on it while the caller goes on. A hint: nothing
+    /// depends on it, and it cannot fail.
+    fn will_read(&self, _offset: u64, _len: u64) {}
     /// Writes at an offset; may be short. `durable`: bytes and size are on stable storage before it returns.
     fn write_at(&self, buf: &[u8], offset: u64, durable: bool) -> io::Result<usize>;
     /// Makes contents and size durable. After an error nothing is known, and a second call proves nothing.

@@ -51,6 +51,13 @@ impl File for PosixFile {
         Ok(rustix::io::pread(&self.file, buf, offset)?)
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            // A file system that does not know the hint reads when it is asked to.
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(len), rustix::fs::Advice::WillNeed);
+        }
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64, durable: bool) -> io::Result<usize> {
         if !durable {
             return Ok(rustix::io::pwrite(&self.file, buf, offset)?);
@@ -136,6 +143,12 @@ impl Disk for Posix {
             match rustix::fs::open(path, flags | OFlags::DIRECT, rights) {
                 // The file may have been made by the refused call: without EXCL it is opened, with its one owner, us.
                 Err(Errno::INVAL) => rustix::fs::open(path, flags & !OFlags::EXCL, rights)?,
+                other => other?,
+            }
+        } else if mode == OpenMode::Read {
+            // Reading leaves no trace, as a backup's should; only the file's owner may ask for that.
+            match rustix::fs::open(path, flags | OFlags::NOATIME, rights) {
+                Err(Errno::PERM | Errno::INVAL) => rustix::fs::open(path, flags, rights)?,
                 other => other?,
             }
         } else {

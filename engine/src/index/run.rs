@@ -4,7 +4,7 @@
 //! verified blocks with a fixed size.
 
 use super::Key;
-use crate::disk::read_full;
+use crate::disk::{File, read_full};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use mailstrata_format::index::{
@@ -77,10 +77,12 @@ pub struct IndexRun {
     /// The file that holds the index.
     pub name: FileName,
     pub trailer: Trailer,
-    fences: Vec<Key>,
+    fences: Vec<Words>,
     filter: Vec<u8>,
     /// Blocks of rows that were damaged and were made again from the frames.
     mended: Mutex<BTreeMap<usize, Arc<[u8]>>>,
+    /// A checkpoint's file, held because its name may come to mean another one.
+    held: Option<Arc<dyn File>>,
 }
 
 impl IndexRun {
@@ -91,45 +93,63 @@ impl IndexRun {
         let len = file.len().map_err(Error::io("reading the size of", &path))?;
         let damage = |offset, kind| Error::Damage(Damage::new(name, offset, kind));
         let at = len.checked_sub(BLOCK as u64).ok_or_else(|| damage(0, DamageKind::Footer))?;
-        let read = |at: u64, len: usize| -> Result<Vec<u8>> {
-            let mut buf = vec![0; len];
-            let n = read_full(file.as_ref(), &mut buf, at).map_err(Error::io("reading", &path))?;
-            if n == len { Ok(buf) } else { Err(damage(at, DamageKind::FileTruncated)) }
+        // Trailer, filter and fences lie together at the end: most often one read has them all.
+        let mut tail = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(TAIL_READ)];
+        let mut start = len - tail.len() as u64;
+        let read = |tail: &mut [u8], start: u64| -> Result<()> {
+            let n = read_full(file.as_ref(), tail, start).map_err(Error::io("reading", &path))?;
+            if n == tail.len() { Ok(()) } else { Err(damage(start, DamageKind::FileTruncated)) }
         };
+        read(&mut tail, start)?;
         let place = Binding::new(files.store, name, at);
-        let trailer = Trailer::read(&read(at, BLOCK)?, &place).ok_or_else(|| damage(at, DamageKind::Footer))?;
+        let last = tail.last_chunk::<BLOCK>().ok_or_else(|| damage(0, DamageKind::Footer))?;
+        let trailer = Trailer::read(last, &place).ok_or_else(|| damage(at, DamageKind::Footer))?;
         if trailer.file_len != len {
             return Err(damage(at, DamageKind::Footer));
         }
+        if trailer.fences_offset < start {
+            start = trailer.fences_offset;
+            tail = vec![0; usize::try_from(len - start).unwrap_or(usize::MAX)];
+            read(&mut tail, start)?;
+        }
         let blocks = |from: u64, to: u64, what: &mut dyn FnMut(&[u8])| -> Result<()> {
-            let mut at = from;
-            while at < to {
-                let step = (to - at).min(1 << 20);
-                let bytes = read(at, usize::try_from(step).unwrap_or(BLOCK))?;
-                for (i, block) in bytes.chunks_exact(BLOCK).enumerate() {
-                    let here = at + (i * BLOCK) as u64;
-                    if !checksum::block_is_sound(&place.at(here), block) {
-                        return Err(damage(here, DamageKind::IndexBlock));
-                    }
-                    what(&block[..BLOCK_DATA]);
+            let range = usize::try_from(from - start).unwrap_or(usize::MAX)..usize::try_from(to - start).unwrap_or(0);
+            let bytes = tail.get(range).ok_or_else(|| damage(from, DamageKind::FileTruncated))?;
+            for (i, block) in bytes.chunks_exact(BLOCK).enumerate() {
+                let here = from + (i * BLOCK) as u64;
+                if !checksum::block_is_sound(&place.at(here), block) {
+                    return Err(damage(here, DamageKind::IndexBlock));
                 }
-                at += step;
+                what(&block[..BLOCK_DATA]);
             }
             Ok(())
         };
         let mut fences = Vec::new();
         blocks(trailer.fences_offset, trailer.filter_offset, &mut |data| {
-            fences.extend(data.as_chunks::<KEY>().0.iter().copied());
+            fences.extend(data.as_chunks::<KEY>().0.iter().map(words));
         })?;
         fences.truncate(usize::try_from(trailer.fence_count).unwrap_or(usize::MAX));
         let mut filter = Vec::new();
         blocks(trailer.filter_offset, at, &mut |data| filter.extend_from_slice(data))?;
         filter.truncate(usize::try_from(trailer.filter_lines).unwrap_or(0).saturating_mul(LINE));
-        Ok(Self { name, trailer, fences, filter, mended: Mutex::default() })
+        Ok(Self { name, trailer, fences, filter, mended: Mutex::default(), held: None })
+    }
+
+    /// Has the device fetch what [`IndexRun::open`] will read of a file of this length.
+    pub fn will_open(file: &dyn File, len: u64) {
+        let from = len.saturating_sub(TAIL_READ as u64);
+        file.will_read(from, len - from);
+    }
+
+    /// Keeps the file that it was opened from, whatever is renamed to its name later.
+    #[must_use]
+    pub fn holding(self, file: Arc<dyn File>) -> Self {
+        Self { held: Some(file), ..self }
     }
 
     /// Whether a key or source with this hash may be in the index; `false` is certain.
     #[must_use]
+    #[inline]
     pub fn may_hold(&self, hash: u64) -> bool {
         let line = usize::try_from(index::filter_line(hash, self.trailer.filter_lines)).unwrap_or(usize::MAX);
         let at = line.saturating_mul(LINE);
@@ -150,7 +170,10 @@ impl IndexRun {
         };
         let place = |block: usize| self.trailer.rows_offset + (block * BLOCK) as u64;
         let mut buf = vec![0; window.len() * BLOCK];
-        let file = files.get(self.name)?;
+        let file = match &self.held {
+            Some(file) => file.clone(),
+            None => files.get(self.name)?,
+        };
         read_full(file.as_ref(), &mut buf, place(window.start)).map_err(Error::io("reading", files.path(self.name)))?;
         let mut wanted = None;
         for (block, bytes) in window.zip(buf.chunks_exact(BLOCK)) {
@@ -179,6 +202,27 @@ impl IndexRun {
         self.mended.lock().unwrap_or_else(PoisonError::into_inner).insert(number, block.into());
     }
 
+    /// Has the device fetch the blocks in which accounts begin, before they are asked for one by one.
+    pub fn will_walk_accounts(&self, files: &Files) {
+        let Some(file) = self.held.clone().or_else(|| files.get(self.name).ok()) else { return };
+        let begins = |pair: &[Words]| matches!(pair, [a, b] if a.0 != b.0);
+        // The account's first row is in the block that starts with it or at the end of the one before.
+        let first = self.fences.windows(2).enumerate().filter(|(_, pair)| begins(pair)).map(|(block, _)| block);
+        let mut windows: Vec<usize> = std::iter::once(0)
+            .chain(first.flat_map(|b| [b, b + 1]))
+            .map(|b| b / READ_AHEAD)
+            .take(WINDOWS_MAX)
+            .collect();
+        windows.dedup();
+        for window in windows {
+            let (from, to) = (window * READ_AHEAD, ((window + 1) * READ_AHEAD).min(self.block_count()));
+            if files.blocks.get(&(self.name, from as u64)).is_none() {
+                let at = self.trailer.rows_offset + (from * BLOCK) as u64;
+                file.will_read(at, (to.saturating_sub(from) * BLOCK) as u64);
+            }
+        }
+    }
+
     /// Verifies the rows as well: for a file whose seal nothing vouches for (W4), where the trailer may be there and they not.
     pub fn verified(self, files: &Files) -> Result<Self> {
         for block in 0..self.block_count() {
@@ -189,6 +233,7 @@ impl IndexRun {
 
     /// Rows in the block with this number.
     #[must_use]
+    #[inline]
     pub fn rows_in(&self, block: usize) -> usize {
         let rows = usize::try_from(self.trailer.row_count).unwrap_or(usize::MAX);
         rows.saturating_sub(block * ROWS_PER_BLOCK).min(ROWS_PER_BLOCK)
@@ -196,36 +241,113 @@ impl IndexRun {
 
     /// Number of blocks.
     #[must_use]
+    #[inline]
     pub fn block_count(&self) -> usize {
         self.fences.len()
     }
 
-    /// The place (block, row) of the first row whose key is not below `key`.
-    pub fn lower_bound(&self, files: &Files, key: &Key) -> Result<(usize, usize)> {
+    /// The place of the first row whose key is not below `key`.
+    pub fn lower_bound(&self, files: &Files, key: &Key) -> Result<Place> {
         let wanted = words(key);
         // A block whose first key is below ours may hold it; so may the blocks behind that start with it.
-        let mut block = self.fences.partition_point(|f| words(f) < wanted).saturating_sub(1);
+        let mut block = self.fences.partition_point(|f| *f < wanted).saturating_sub(1);
         while block < self.block_count() {
             let bytes = self.block(files, block)?;
             let rows = bytes[..self.rows_in(block) * ROW].as_chunks::<ROW>().0;
-            let at = rows.partition_point(|r| r.first_chunk().is_some_and(|k| words(k) < wanted));
+            let bounds = (self.fences.get(block), self.fences.get(block + 1));
+            let at = first_not_below(rows, wanted, guess(wanted, bounds, rows.len()));
             if at < rows.len() {
-                return Ok((block, at));
+                return Ok(Place { block, at, bytes: Some(bytes) });
             }
             block += 1;
         }
-        Ok((block, 0))
+        Ok((block, 0).into())
     }
 }
 
 /// A key as numbers of the same order: compared without a call.
-fn words(key: &Key) -> (u128, u128) {
+type Words = (u128, u128);
+
+#[inline]
+fn words(key: &Key) -> Words {
     let half = |at: usize| key[at..].first_chunk().map_or(0, |b| u128::from_be_bytes(*b));
     (half(0), half(16))
 }
 
+/// About where a key is among the rows of a block, from the first keys of the block and of the next one. Item keys are parts
+/// of digests, so within an account they lie evenly.
+#[inline]
+fn guess(wanted: Words, bounds: (Option<&Words>, Option<&Words>), rows: usize) -> usize {
+    let (Some(low), Some(high)) = bounds else { return rows / 2 };
+    if low.0 != wanted.0 || high.0 != wanted.0 {
+        return rows / 2;
+    }
+    // The upper 56 bits leave room for the number of rows.
+    let part = |from: u128, to: u128| u64::try_from(to.saturating_sub(from) >> 72).unwrap_or(0);
+    let share = part(low.1, wanted.1).saturating_mul(rows as u64) / part(low.1, high.1).max(1);
+    usize::try_from(share).unwrap_or(0)
+}
+
+/// The first row whose key is not below `wanted`: as `partition_point`, but outwards from a guess in growing steps, which
+/// touches fewer cache lines when the guess is near.
+#[inline]
+fn first_not_below(rows: &[[u8; ROW]], wanted: Words, guess: usize) -> usize {
+    let below = |r: &[u8; ROW]| r.first_chunk().is_some_and(|k| words(k) < wanted);
+    let below_at = |i: usize| rows.get(i).is_some_and(below);
+    let (mut low, mut high, mut step) = (0, rows.len(), 2);
+    let mut at = guess.min(rows.len().saturating_sub(1));
+    // All before `low` are below, none from `high` on is.
+    if below_at(at) {
+        low = at + 1;
+        while low < high {
+            at = at.saturating_add(step);
+            if at >= high {
+                break;
+            }
+            if !below_at(at) {
+                high = at;
+                break;
+            }
+            low = at + 1;
+            step *= 2;
+        }
+    } else {
+        high = at;
+        while high > low {
+            let Some(next) = at.checked_sub(step) else { break };
+            at = next;
+            if below_at(at) {
+                low = at + 1;
+                break;
+            }
+            high = at;
+            step *= 2;
+        }
+    }
+    low + rows.get(low..high).map_or(0, |part| part.partition_point(below))
+}
+
+/// Bytes read at once at the end of a file: what follows the rows of some 30,000.
+const TAIL_READ: usize = 64 << 10;
+
 /// Blocks of rows that are read at once.
 const READ_AHEAD: usize = 16;
+
+/// Parts of an index that are asked of the device at once.
+const WINDOWS_MAX: usize = 512;
+
+/// Where a row lies, and its block when that was just looked at.
+pub struct Place {
+    block: usize,
+    at: usize,
+    bytes: Option<Arc<[u8]>>,
+}
+
+impl From<(usize, usize)> for Place {
+    fn from((block, at): (usize, usize)) -> Self {
+        Self { block, at, bytes: None }
+    }
+}
 
 /// Walks rows in order from a place on.
 pub struct RunCursor<'a> {
@@ -237,10 +359,10 @@ pub struct RunCursor<'a> {
 }
 
 impl<'a> RunCursor<'a> {
-    /// A cursor at a place that [`IndexRun::lower_bound`] gave.
-    #[must_use]
-    pub fn new(run: &'a IndexRun, files: &'a Files, (block, at): (usize, usize)) -> Self {
-        Self { run, files, block, at, bytes: None }
+    /// A cursor at a place that [`IndexRun::lower_bound`] gave, or at a block and a row in it.
+    pub fn new(run: &'a IndexRun, files: &'a Files, place: impl Into<Place>) -> Self {
+        let Place { block, at, bytes } = place.into();
+        Self { run, files, block, at, bytes }
     }
 
     /// The row here, or `None` at the end.
@@ -264,5 +386,37 @@ impl<'a> RunCursor<'a> {
     /// Goes on to the next row.
     pub fn step(&mut self) {
         self.at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_row_is_found_from_any_guess(
+            mut keys in proptest::collection::vec((0u8..3, 0u8..60), 0..70),
+            asked in (0u8..3, 0u8..62),
+            guess in 0usize..80,
+        ) {
+            keys.sort_unstable();
+            let key = |(account, item): (u8, u8)| {
+                let mut row = [0; ROW];
+                (row[15], row[16]) = (account, item);
+                row
+            };
+            let rows: Vec<_> = keys.iter().map(|k| key(*k)).collect();
+            let wanted = words(key(asked).first_chunk().unwrap());
+            let right = keys.partition_point(|k| *k < asked);
+            prop_assert_eq!(first_not_below(&rows, wanted, guess), right);
+            // From the guess that the fences give, whatever they say.
+            let bounds = rows.first().zip(rows.last()).map(|(a, b)| {
+                (words(a.first_chunk().unwrap()), words(b.first_chunk().unwrap()))
+            });
+            let from = super::guess(wanted, (bounds.as_ref().map(|b| &b.0), bounds.as_ref().map(|b| &b.1)), rows.len());
+            prop_assert_eq!(first_not_below(&rows, wanted, from), right);
+        }
     }
 }

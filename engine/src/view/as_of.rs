@@ -6,7 +6,7 @@
 use super::log::LogCursor;
 use super::read as frames;
 use crate::blob::{known, read as blobs};
-use crate::catalog::{Catalog, Segment, SegmentCursor};
+use crate::catalog::{Catalog, Segment, SegmentCursor, SegmentPart};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::{Key, key_of, row_key};
@@ -138,6 +138,11 @@ impl View {
 
     /// All accounts that have a transaction in this view, with one row of each (any item), in the order of their ids.
     pub fn accounts(&self) -> Result<Vec<Hit>> {
+        for s in &self.catalog.segments {
+            if let SegmentPart::Run(run) = &s.part {
+                run.will_walk_accounts(&self.files);
+            }
+        }
         let mut found = Vec::new();
         let mut from = Some([0u8; 32]);
         while let Some(key) = from {
@@ -152,7 +157,9 @@ impl View {
     /// The account ids whose items carry this address, oldest incarnation first.
     pub fn accounts_of(&self, address: &[u8]) -> Result<Vec<AccountId>> {
         let mut found = Vec::new();
-        for hit in self.accounts()? {
+        let accounts = self.accounts()?;
+        self.will_read(&accounts);
+        for hit in accounts {
             let same = self.with_record(&hit, |_, r| r.account.as_slice() == address);
             match same {
                 Ok(true) => found.push((hit.row.lsn, hit.account())),

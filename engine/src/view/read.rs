@@ -12,9 +12,15 @@ use mailstrata_format::index::Row;
 use mailstrata_format::record::v1::{self, ArchivedTransactionV1, present};
 use mailstrata_format::{AccountId, Binding, Damage, DamageKind, Digest, FileName, ItemKey, ItemKind, Lsn, Operation};
 use std::borrow::Cow;
+use std::cell::Cell;
 
-/// Frames up to this length are read without an allocation.
-const ON_STACK: usize = 2048;
+thread_local! {
+    /// What frames are read into; away while one is looked at.
+    static FRAME: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A longer buffer than this is not kept for the next frame.
+const KEPT_MAX: usize = 64 << 10;
 
 /// Reads a row's frame, verifies it and hands it on with its record.
 pub fn with_frame<R>(
@@ -28,24 +34,34 @@ pub fn with_frame<R>(
     if len > FRAME_LEN_MAX {
         return Err(Damage::new(name, at, DamageKind::IndexRow).into());
     }
-    let mut stack = [0u8; ON_STACK];
-    let mut heap = Vec::new();
-    let buf: &mut [u8] = if len <= ON_STACK {
-        &mut stack[..len]
-    } else {
-        heap.resize(len, 0);
-        &mut heap
+    let mut buffer = FRAME.take();
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    let found = match buffer.get_mut(..len) {
+        Some(buf) => read_frame(files, name, row, buf)
+            .and_then(|frame| with_record(&frame, name, at, |record| use_it(&frame, record))),
+        None => Err(Damage::new(name, at, DamageKind::IndexRow).into()),
     };
+    if buffer.len() <= KEPT_MAX {
+        FRAME.set(buffer);
+    }
+    found
+}
+
+/// Reads a row's frame into `buf`, which has its length, and verifies it.
+fn read_frame<'a>(files: &Files, name: FileName, row: &Row, buf: &'a mut [u8]) -> Result<Frame<'a>> {
+    let at = u64::from(row.offset);
     let file = files.get(name)?;
-    let n = read_full(file.as_ref(), buf, at).map_err(Error::io("reading", files.path(name)))?;
-    if n < len {
+    let n = read_full(file.as_ref(), buf, at).map_err(|e| Error::io("reading", files.path(name))(e))?;
+    if n < buf.len() {
         return Err(Damage::new(name, at, DamageKind::FileTruncated).into());
     }
     let frame = parse(buf, &Binding::new(files.store, name, at))?;
     if frame.header.lsn != row.lsn || frame.envelope.account != row.account || frame.envelope.item != row.item {
         return Err(Damage::new(name, at, DamageKind::IndexRow).into());
     }
-    with_record(&frame, name, at, |record| use_it(&frame, record))
+    Ok(frame)
 }
 
 /// Verifies a frame at its place.

@@ -106,11 +106,10 @@ pub fn export(view: &View, what: &Export, out: impl Write) -> Result<Totals, Exp
                 None => view.accounts()?.iter().map(Hit::account).collect(),
             };
             for account in accounts {
-                for hit in view.items(account, Some(at))? {
+                let meant = |hit: &Hit| !hit.deleted() && hit.row.lsn > what.since.unwrap_or(0);
+                let rows = view.items(account, Some(at))?.filter(|hit| hit.as_ref().map_or(true, meant));
+                for hit in view.ahead(rows) {
                     let hit = hit?;
-                    if hit.deleted() || hit.row.lsn <= what.since.unwrap_or(0) {
-                        continue;
-                    }
                     match view.read(&hit) {
                         Ok(t) => w.transaction(&t)?,
                         Err(e @ Error::Damage(_)) => w.damaged(&hit, &e)?,

@@ -9,10 +9,14 @@
 //!   those of the item's last live one.
 //! - Whether an item is deleted is decided by its last state in the view. Both are found unless the query says otherwise.
 //! - Records are read in place. A damaged one is an entry of its own: it might have fitted.
+//! - One account is searched item by item; several are, when not too much fits, in one pass over the whole history in the order
+//!   in which it lies on disk. Both find the same, in the same order: account by account, item by item.
 
-use mailstrata_engine::{Error, Hit, Transaction, View};
+use mailstrata_engine::{Error, Hit, Scanned, Transaction, View};
 use mailstrata_format::record::v1::{ArchivedTransactionV1, present};
-use mailstrata_format::{AccountId, ItemKind};
+use mailstrata_format::{AccountId, ItemKey, ItemKind};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 /// What to look for. Empty: everything.
 #[derive(Debug, Clone, Default)]
@@ -58,12 +62,17 @@ pub fn find(
     each: &mut dyn FnMut(Entry) -> bool,
 ) -> Result<u64, Error> {
     let query = Prepared::new(query);
+    if accounts.len() > 1
+        && let Some(fitting) = scan(view, accounts, &query)?
+    {
+        return tell_scanned(view, &query, fitting, each);
+    }
     let mut count = 0;
     for account in accounts {
         let mut search = Search { view, query: &query, last: None, newest: None, states: 0 };
         // The last row of every item, in the order in which the rows come.
         let mut lasts = view.items(*account, None)?;
-        for hit in view.account_rows(*account)? {
+        for hit in view.ahead(view.account_rows(*account)?) {
             let hit = hit?;
             if search.last.is_none_or(|last| last.item() != hit.item()) {
                 if !search.tell(&mut count, each)? {
@@ -73,6 +82,84 @@ pub fn find(
             }
             if !search.look(hit, each)? {
                 return Ok(count);
+            }
+        }
+        if !search.tell(&mut count, each)? {
+            return Ok(count);
+        }
+    }
+    Ok(count)
+}
+
+/// States of one item that fit, or that cannot be read, from a pass over the whole history.
+struct Fitting {
+    /// Place of the account among those asked for.
+    account: usize,
+    item: ItemKey,
+    hit: Hit,
+    damage: Option<Error>,
+}
+
+/// Fitting states that one pass keeps: beyond it most of what is read is told anyway, and the search goes item by item.
+const FITTING_MAX: usize = 100_000;
+
+/// One pass over history; `None` when too much fits.
+fn scan(view: &View, accounts: &[AccountId], query: &Prepared<'_>) -> Result<Option<Vec<Fitting>>, Error> {
+    let places: HashMap<AccountId, usize> = accounts.iter().enumerate().map(|(i, id)| (*id, i)).collect();
+    let mut fitting = Vec::new();
+    view.scan(|step| {
+        let (hit, damage) = match step {
+            Scanned::Record(hit, _, record) => {
+                if !query.may_fit(&hit) || !query.fits(record) {
+                    return ControlFlow::Continue(());
+                }
+                (hit, None)
+            }
+            Scanned::Damaged(hit, error) => {
+                if !query.may_fit(&hit) {
+                    return ControlFlow::Continue(());
+                }
+                (hit, Some(error))
+            }
+        };
+        if let Some(account) = places.get(&hit.account()) {
+            fitting.push(Fitting { account: *account, item: hit.item(), hit, damage });
+        }
+        if fitting.len() > FITTING_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if fitting.len() > FITTING_MAX {
+        return Ok(None);
+    }
+    fitting.sort_by_key(|f| (f.account, f.item, f.hit.row.lsn));
+    Ok(Some(fitting))
+}
+
+/// Tells what a pass found, item by item.
+fn tell_scanned(
+    view: &View,
+    query: &Prepared<'_>,
+    mut fitting: Vec<Fitting>,
+    each: &mut dyn FnMut(Entry) -> bool,
+) -> Result<u64, Error> {
+    let mut count = 0;
+    for states in fitting.chunk_by_mut(|a, b| (a.account, a.item) == (b.account, b.item)) {
+        let Some(first) = states.first() else { continue };
+        let last = view.locate(first.hit.account(), first.item, None)?;
+        if query.query.deleted.is_some_and(|wanted| last.is_none_or(|last| last.deleted() != wanted)) {
+            continue;
+        }
+        let mut search = Search { view, query, last, newest: None, states: 0 };
+        for state in states {
+            match state.damage.take() {
+                Some(error) => {
+                    if !each(Entry::Damaged(state.hit, error)) {
+                        return Ok(count);
+                    }
+                }
+                None => {
+                    search.states += 1;
+                    search.newest = Some(state.hit);
+                }
             }
         }
         if !search.tell(&mut count, each)? {
@@ -101,11 +188,8 @@ impl Search<'_> {
     /// Looks at one state; `false` when the caller wants no more.
     fn look(&mut self, hit: Hit, each: &mut dyn FnMut(Entry) -> bool) -> Result<bool, Error> {
         let q = self.query.query;
-        let moment = hit.row.moment;
         if q.deleted.is_some_and(|wanted| self.last.is_none_or(|last| last.deleted() != wanted))
-            || q.kind.is_some_and(|kind| hit.kind() != Some(kind))
-            || q.after.is_some_and(|after| moment < after)
-            || q.before.is_some_and(|before| before < moment)
+            || !self.query.may_fit(&hit)
         {
             return Ok(true);
         }
@@ -152,6 +236,14 @@ impl<'q> Prepared<'q> {
             folder: needle(&query.folder),
             query,
         }
+    }
+
+    /// What a row tells already.
+    fn may_fit(&self, hit: &Hit) -> bool {
+        let (q, moment) = (self.query, hit.row.moment);
+        q.kind.is_none_or(|kind| hit.kind() == Some(kind))
+            && q.after.is_none_or(|after| after <= moment)
+            && q.before.is_none_or(|before| moment <= before)
     }
 
     fn fits(&self, r: &ArchivedTransactionV1) -> bool {

@@ -4,9 +4,10 @@ mod restore_support;
 
 use mailstrata_backup::diff::{Field, Summary, What, diff};
 use mailstrata_backup::find::{Entry, Query, all_accounts, find};
-use mailstrata_engine::Patch;
-use mailstrata_format::ItemKind;
+use mailstrata_engine::{Change, Patch, State, View};
+use mailstrata_format::{AccountId, ItemKind};
 use restore_support::*;
+use std::collections::HashSet;
 
 fn found(lab: &Lab, query: &Query) -> Vec<(String, i64, bool)> {
     let view = lab.store().view();
@@ -47,6 +48,54 @@ fn a_search_looks_at_every_state_and_tells_the_newest_that_fits() {
     let view = lab.store().view();
     let one = find(&view, &all_accounts(&view).unwrap(), &Query::default(), &mut |_| false).unwrap();
     assert_eq!(one, 1, "the caller's word to stop counts");
+}
+
+#[test]
+fn a_search_through_all_accounts_finds_what_one_by_one_would() {
+    let mut lab = Lab::new();
+    let mut random = Random(7);
+    let mut alive = HashSet::new();
+    for n in 0..400i64 {
+        let (account, item) = (format!("user{}@x", random.below(4)), format!("m{}", random.below(60)));
+        let name = if n % 3 == 0 { format!("subject {n}") } else { format!("plan {}", n % 7) };
+        let state = State { name: Some(name.into()), folder: Some("INBOX".into()), ..State::default() };
+        let put = Change::Put { state, blobs: vec![], content_unseen: true };
+        let gone = random.below(4) == 0 && alive.remove(&(account.clone(), item.clone()));
+        lab.event(&account, ItemKind::Message, &item, T0 + n, if gone { Change::Delete } else { put });
+        if !gone {
+            alive.insert((account, item));
+        }
+        if n == 200 {
+            lab.seal();
+        }
+    }
+    let queries = [
+        Query::default(),
+        Query { text: Some(b"plan 3".to_vec()), ..Query::default() },
+        Query { subject: Some(b"subject".to_vec()), deleted: Some(true), ..Query::default() },
+        Query { folder: Some(b"inbox".to_vec()), deleted: Some(false), after: Some(T0 + 100), ..Query::default() },
+        Query { before: Some(T0 + 50), ..Query::default() },
+    ];
+    let list = |view: &View, accounts: &[AccountId], query: &Query| {
+        let mut all = Vec::new();
+        find(view, accounts, query, &mut |entry| {
+            let Entry::Found(f) = entry else { panic!("{entry:?}") };
+            all.push((f.account, f.state.lsn, f.states, f.deleted));
+            true
+        })
+        .unwrap();
+        all
+    };
+    for closed in [false, true] {
+        let view = if closed { lab.close().view() } else { lab.store().view() };
+        let accounts = all_accounts(&view).unwrap();
+        assert_eq!(accounts.len(), 5, "four and the filler");
+        for query in &queries {
+            let one_by_one: Vec<_> = accounts.iter().flat_map(|a| list(&view, &[*a], query)).collect();
+            assert!(!one_by_one.is_empty());
+            assert_eq!(list(&view, &accounts, query), one_by_one, "{query:?}");
+        }
+    }
 }
 
 #[test]

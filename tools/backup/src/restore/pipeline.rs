@@ -140,6 +140,7 @@ impl<'a, 'o> Pipeline<'a, 'o> {
     /// Puts the states of these rows into the target.
     pub fn put(&mut self, mut wanted: Vec<Wanted>, shape: &Shape<'_>) {
         wanted.sort_unstable_by_key(|w| (w.hit.file, w.hit.row.offset));
+        self.view.will_read(&wanted.iter().map(|w| w.hit).collect::<Vec<_>>());
         let mut plan = self.plan(&wanted, shape);
         drop(wanted);
         plan.sort_unstable_by_key(|(_, extent)| *extent);

@@ -117,7 +117,7 @@ impl Live {
         let id = live.id;
         let view = store.view();
         let mut all = Vec::new();
-        for hit in view.items(id, None)? {
+        for hit in view.ahead(view.items(id, None)?) {
             let hit = hit?;
             live.fresh = false;
             if hit.deleted() {

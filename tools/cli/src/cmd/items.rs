@@ -3,7 +3,7 @@
 use crate::exit::{Code, Outcome};
 use crate::{Global, out};
 use mailstrata_backup::lines::to_line;
-use mailstrata_engine::Error;
+use mailstrata_engine::{Error, Hit};
 use mailstrata_format::ItemKind;
 use mailstrata_mailstore::json::LineWriter;
 use std::io::Write as _;
@@ -44,11 +44,10 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let folder = args.folder.as_ref().map(|f| mailstrata_mailstore::json::percent_decode(f));
     let mut lines = LineWriter::new(out::stdout());
     let mut damaged = 0u64;
-    for hit in at.view.items(account, at.moment)? {
+    let meant = |hit: &Hit| hit.deleted() == args.deleted && kind.is_none_or(|k| hit.kind() == Some(k));
+    let rows = at.view.items(account, at.moment)?.filter(|hit| hit.as_ref().map_or(true, meant));
+    for hit in at.view.ahead(rows) {
         let hit = hit?;
-        if hit.deleted() != args.deleted || kind.is_some_and(|k| hit.kind() != Some(k)) {
-            continue;
-        }
         let t = match at.view.read(&hit) {
             Ok(t) => t,
             Err(Error::Damage(d)) => {

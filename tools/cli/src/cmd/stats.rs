@@ -19,7 +19,7 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
     let mut unique = 0u64;
     for hit in view.accounts()? {
         let mut any = false;
-        for item in view.items(hit.account(), None)? {
+        for item in view.ahead(view.items(hit.account(), None)?) {
             let item = item?;
             any = true;
             if item.deleted() {
