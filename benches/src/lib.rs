@@ -22,6 +22,8 @@ pub mod mail;
 
 pub mod process;
 
+pub mod counts;
+
 pub mod ceiling;
 
 pub mod fixture;
