@@ -182,6 +182,7 @@ pub fn filter_lines(keys: u64) -> u64 {
 }
 
 /// The line of a hash: the high half of hash × lines.
+#[inline]
 #[must_use]
 pub fn filter_line(hash: u64, lines: u64) -> u64 {
     u64::try_from((u128::from(hash) * u128::from(lines)) >> 64).unwrap_or(0)
@@ -189,6 +190,7 @@ pub fn filter_line(hash: u64, lines: u64) -> u64 {
 
 /// The bits (0–511) that a hash sets in its line: `a + i·b mod 512`, where `a` is bits 0–8 of the hash and `b` bits
 /// 9–17, made odd.
+#[inline]
 pub fn filter_bits(hash: u64) -> impl Iterator<Item = usize> {
     let a = (hash & 511) as u32;
     let b = ((hash >> 9) & 511) as u32 | 1;
@@ -196,9 +198,11 @@ pub fn filter_bits(hash: u64) -> impl Iterator<Item = usize> {
 }
 
 /// Whether a line may hold the hash.
+#[inline]
 #[must_use]
 pub fn line_may_hold(line: &[u8], hash: u64) -> bool {
-    filter_bits(hash).all(|bit| line.get(bit / 8).is_some_and(|b| b & (1 << (bit % 8)) != 0))
+    let Some(line) = line.first_chunk::<LINE>() else { return false };
+    filter_bits(hash).all(|bit| line[bit / 8 % LINE] & (1 << (bit % 8)) != 0)
 }
 
 /// Sets a hash's bits in its line.
