@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 /// What a device did.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Device {
+    /// Write requests; each flush counts as one too.
     pub writes: u64,
     pub written_bytes: u64,
     pub flushes: u64,

@@ -24,6 +24,8 @@ pub mod process;
 
 pub mod counts;
 
+pub mod slow;
+
 pub mod ceiling;
 
 pub mod fixture;

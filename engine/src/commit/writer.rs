@@ -63,8 +63,7 @@ struct Company {
     skipped: u32,
 }
 
-/// Groups that are written without waiting after a wait in vain; twice as many after each further one.
-const SKIP_MIN: u32 = 16;
+/// After a wait in vain one group is written without waiting, after each further one twice as many, up to this.
 const SKIP_MAX: u32 = 1024;
 /// Longest wait for company, whatever a write takes.
 const COMPANY_MAX: Duration = Duration::from_millis(2);
@@ -88,7 +87,7 @@ impl Company {
         if came() * 4 >= expected * 3 {
             self.skipped = 0;
         } else {
-            self.skipped = (self.skipped * 2).clamp(SKIP_MIN, SKIP_MAX);
+            self.skipped = (self.skipped * 2).clamp(1, SKIP_MAX);
             self.skip = self.skipped;
         }
     }
@@ -657,5 +656,29 @@ fn reborrow<'a>(queue: &'a mut Option<&mut dyn Queue>) -> Option<&'a mut dyn Que
     match queue {
         Some(q) => Some(&mut **q),
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn company_that_comes_is_waited_for_and_company_that_stays_away_less_and_less() {
+        let mut company = Company::default();
+        assert!(!company.expected(1), "nobody waits for one who writes alone");
+        let long = Duration::from_secs(60);
+        assert!(company.expected(8));
+        company.gather(Instant::now(), long, 8, || 8);
+        for skipped in [1, 2, 4, 8] {
+            assert!(company.expected(8));
+            let begin = Instant::now();
+            company.gather(begin, long, 8, || 5);
+            assert!(begin.elapsed() >= COMPANY_MAX, "the bound holds, however long the write took");
+            assert_eq!((0..skipped).filter(|_| company.expected(8)).count(), 0);
+        }
+        assert!(company.expected(8));
+        company.gather(Instant::now(), long, 8, || 8);
+        assert!(company.expected(8), "once they come again, they are waited for again");
     }
 }
