@@ -7,7 +7,7 @@
 use super::group::{Batch, PackWrite, Rolled, State, Work};
 use super::upkeep::{Job, SpareSlot};
 use crate::catalog::Catalog;
-use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, run_all, run_all_while, write_full};
+use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, Stopwatch, run_all, run_all_while, write_full};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::checkpoint::Content;
@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Space is asked for in steps of this size.
 const PACK_STEP: u64 = 16 << 20;
@@ -78,7 +78,7 @@ impl Company {
 
     /// Waits until `expected` frames have come since `begin`, for as long as the last write took at most. `came` tells how
     /// many came.
-    fn gather(&mut self, begin: Instant, write: Duration, expected: u64, came: impl Fn() -> u64) {
+    fn gather(&mut self, begin: &Stopwatch, write: Duration, expected: u64, came: impl Fn() -> u64) {
         let limit = write.min(COMPANY_MAX);
         while came() < expected && begin.elapsed() < limit {
             std::thread::yield_now();
@@ -359,7 +359,7 @@ impl Shared {
             let work = s.take(self);
             drop(s);
             let queue = queue.as_mut().map(|q| &mut **q as &mut dyn Queue);
-            let begin = Instant::now();
+            let begin = Stopwatch::start();
             let outcome = self.perform(work, queue, &mut wake);
             let took = begin.elapsed();
             s = self.lock();
@@ -370,9 +370,9 @@ impl Shared {
             }
             let (expected, next) = (u64::from(ended.sleepers), s.next_lsn);
             drop(s);
-            let begin = Instant::now();
+            let begin = Stopwatch::start();
             self.wake(ended);
-            company.gather(begin, took, expected, || self.appended.load(Ordering::Relaxed).saturating_sub(next));
+            company.gather(&begin, took, expected, || self.appended.load(Ordering::Relaxed).saturating_sub(next));
             s = self.lock();
         }
     }
@@ -669,16 +669,16 @@ mod tests {
         assert!(!company.expected(1), "nobody waits for one who writes alone");
         let long = Duration::from_secs(60);
         assert!(company.expected(8));
-        company.gather(Instant::now(), long, 8, || 8);
+        company.gather(&Stopwatch::start(), long, 8, || 8);
         for skipped in [1, 2, 4, 8] {
             assert!(company.expected(8));
-            let begin = Instant::now();
-            company.gather(begin, long, 8, || 5);
+            let begin = Stopwatch::start();
+            company.gather(&begin, long, 8, || 5);
             assert!(begin.elapsed() >= COMPANY_MAX, "the bound holds, however long the write took");
             assert_eq!((0..skipped).filter(|_| company.expected(8)).count(), 0);
         }
         assert!(company.expected(8));
-        company.gather(Instant::now(), long, 8, || 8);
+        company.gather(&Stopwatch::start(), long, 8, || 8);
         assert!(company.expected(8), "once they come again, they are waited for again");
     }
 }
