@@ -23,6 +23,10 @@ pub mod mail;
 
 pub mod process;
 
+pub mod counts;
+
+pub mod slow;
+
 pub mod ceiling;
 
 pub mod fixture;

@@ -69,6 +69,12 @@ impl Rounds {
         self.ceiling.push(ceiling);
     }
 
+    /// Whether there was no round.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.engine.is_empty()
+    }
+
     /// Adds a round that has no ceiling.
     pub fn add_bare(&mut self, engine: f64) {
         self.engine.push(engine);

@@ -600,6 +600,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         work: Condvar::new(),
         room: Condvar::new(),
         durable: AtomicU64::new(opened.last_lsn),
+        appended: AtomicU64::new(opened.last_lsn + 1),
         ends: Default::default(),
         epoch: AtomicU32::new(0),
         tails: AtomicU32::new(0),

@@ -77,6 +77,13 @@ pub fn check(binding: &Binding, header: &[u8], body: u128) -> [u8; 16] {
 #[must_use]
 #[inline]
 pub fn header_crc(binding: &Binding, header: &[u8]) -> u32 {
+    let mut buffer = [0u8; 40 + 112];
+    if let Some(all) = buffer.get_mut(..40 + header.len()) {
+        let (head, rest) = all.split_at_mut(40);
+        head.copy_from_slice(&binding.bytes());
+        rest.copy_from_slice(header);
+        return crc32fast::hash(all);
+    }
     let mut h = crc32fast::Hasher::new();
     h.update(&binding.bytes());
     h.update(header);

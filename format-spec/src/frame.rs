@@ -142,6 +142,20 @@ impl Body {
         payload: &[u8],
         raw_len: usize,
     ) -> Option<Self> {
+        Self::new_in(Vec::new(), kind, envelope, blobs, codec, payload, raw_len)
+    }
+
+    /// As [`Body::new`], in the memory of `bytes`, whose content is replaced.
+    #[must_use]
+    pub fn new_in(
+        mut bytes: Vec<u8>,
+        kind: u16,
+        envelope: &Envelope,
+        blobs: &[BlobRef],
+        codec: u8,
+        payload: &[u8],
+        raw_len: usize,
+    ) -> Option<Self> {
         if blobs.len() > BLOBS_MAX || usize::from(envelope.blob_count) != blobs.len() {
             return None;
         }
@@ -150,7 +164,8 @@ impl Body {
         if len + FrameHeader::SIZE > FRAME_LEN_MAX || raw_len > FRAME_LEN_MAX {
             return None;
         }
-        let mut bytes = Vec::with_capacity(len);
+        bytes.clear();
+        bytes.reserve(len);
         bytes.extend_from_slice(&envelope.encode());
         for b in blobs {
             bytes.extend_from_slice(&b.encode());
@@ -177,7 +192,7 @@ impl Body {
     /// The header for this body at its place.
     #[must_use]
     pub fn header(&self, lsn: u64, place: &Binding) -> [u8; 48] {
-        let mut header = FrameHeader {
+        let header = FrameHeader {
             magic: MAGIC,
             kind: self.kind,
             codec: self.codec,
@@ -190,11 +205,12 @@ impl Body {
             check: [0; 16],
             crc: 0,
         };
-        let plain = header.encode();
-        header.check = checksum::check(place, &plain[..HEADER_CHECKED], self.hash);
-        let checked = header.encode();
-        header.crc = checksum::header_crc(place, &checked[..HEADER_CRC]);
-        header.encode()
+        let mut out = header.encode();
+        let check = checksum::check(place, &out[..HEADER_CHECKED], self.hash);
+        out[HEADER_CHECKED..HEADER_CRC].copy_from_slice(&check);
+        let crc = checksum::header_crc(place, &out[..HEADER_CRC]);
+        out[HEADER_CRC..].copy_from_slice(&crc.to_le_bytes());
+        out
     }
 }
 

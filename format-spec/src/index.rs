@@ -193,6 +193,7 @@ pub fn filter_lines(keys: u64) -> u64 {
 }
 
 /// The line of a hash: the high half of hash × lines.
+#[inline]
 #[must_use]
 #[inline]
 pub fn filter_line(hash: u64, lines: u64) -> u64 {
@@ -209,10 +210,12 @@ pub fn filter_bits(hash: u64) -> impl Iterator<Item = usize> {
 }
 
 /// Whether a line may hold the hash.
+#[inline]
 #[must_use]
 #[inline]
 pub fn line_may_hold(line: &[u8], hash: u64) -> bool {
-    filter_bits(hash).all(|bit| line.get(bit / 8).is_some_and(|b| b & (1 << (bit % 8)) != 0))
+    let Some(line) = line.first_chunk::<LINE>() else { return false };
+    filter_bits(hash).all(|bit| line[bit / 8 % LINE] & (1 << (bit % 8)) != 0)
 }
 
 /// Sets a hash's bits in its line.

@@ -15,6 +15,7 @@ pub trait Field: Sized {
     fn get(bytes: &[u8]) -> Self;
 }
 
+#[inline]
 fn prefix<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.first_chunk::<N>().copied().unwrap_or([0; N])
 }
@@ -26,9 +27,11 @@ macro_rules! int_field {
             fn type_name() -> String {
                 stringify!($t).to_owned()
             }
+            #[inline]
             fn put(&self, out: &mut [u8]) {
                 out.copy_from_slice(&self.to_le_bytes());
             }
+            #[inline]
             fn get(bytes: &[u8]) -> Self {
                 <$t>::from_le_bytes(prefix(bytes))
             }
@@ -42,9 +45,11 @@ impl<const N: usize> Field for [u8; N] {
     fn type_name() -> String {
         format!("u8[{N}]")
     }
+    #[inline]
     fn put(&self, out: &mut [u8]) {
         out.copy_from_slice(self);
     }
+    #[inline]
     fn get(bytes: &[u8]) -> Self {
         prefix(bytes)
     }
@@ -102,6 +107,7 @@ macro_rules! layout {
             pub const SIZE: usize = $size;
 
             /// The bytes on disk.
+            #[inline]
             #[must_use]
             #[inline]
             pub fn encode(&self) -> [u8; $size] {
@@ -117,6 +123,7 @@ macro_rules! layout {
             }
 
             /// The structure at the start of `bytes`; `None` when there are fewer than its size. Nothing is checked.
+            #[inline]
             #[must_use]
             #[inline]
             pub fn decode(bytes: &[u8]) -> Option<Self> {

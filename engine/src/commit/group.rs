@@ -15,12 +15,13 @@ use mailstrata_format::segment::GroupHeader;
 use mailstrata_format::{BLOCK, Binding, Digest, FileKind, FileName, Lsn};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A group is cut here, so that its latency stays bounded; one larger frame makes a larger group.
 pub const GROUP_BYTES: usize = 1 << 20;
-/// From here on the writer is told of frames that nobody waits for yet: a write of this size takes little longer than one
-/// of a block.
-pub const KICK_BYTES: usize = 64 << 10;
+/// From here on the writer is told of frames that nobody waits for yet, so that it writes while the next are made: a write of
+/// this size takes little longer than one of a block.
+pub const KICK_BYTES: usize = 32 << 10;
 /// Size of a pack buffer.
 pub const PACK_BUFFER: usize = 1 << 20;
 /// Pack bytes that may wait for the writer before producers are held back.
@@ -208,7 +209,7 @@ impl State {
 
     /// The segment after the batch's, in the catalog at once so that its rows are found.
     fn next_segment(&self, shared: &Shared, capacity: u64) -> Target {
-        let table = Arc::new(SegmentTable::new(self.batch.target.table.number + 1));
+        let table = Arc::new(SegmentTable::for_bytes(self.batch.target.table.number + 1, capacity));
         shared.publish(|c| c.segments.push(Segment::new(table.name(), SegmentPart::Table(table.clone()))));
         Target { table, capacity, fresh: true }
     }
@@ -247,7 +248,7 @@ impl State {
 
 impl Shared {
     /// Appends a frame to the batch. `row` lacks LSN, offset and length. Blocks while the batch is full. Who goes on to wait
-    /// gets a place to sleep at when somebody is writing. The writer is told only when much waits: who wants it sooner waits
+    /// gets a place to sleep at when somebody is writing or about to. The writer is told only when much waits: who wants it sooner waits
     /// for it (see [`crate::store::Ticket`]), and all that was submitted until then shares a group.
     pub fn append_frame(&self, body: &Body, mut row: Row, source: u64, waits: bool) -> Result<(Lsn, Option<Sleep>)> {
         let len = body.frame_len();
@@ -261,6 +262,7 @@ impl Shared {
         }
         let lsn = s.next_lsn;
         s.next_lsn += 1;
+        self.appended.store(s.next_lsn, Ordering::Relaxed);
         let b = &mut s.batch;
         let offset = b.start + b.used as u64;
         let name = FileName::new(FileKind::Segment, b.target.table.number);
@@ -281,7 +283,7 @@ impl Shared {
             self.kick(&mut s);
         }
         let number = s.batch_number;
-        let sleep = (waits && s.writing).then(|| self.sleep_until(&mut s, number));
+        let sleep = (waits && (s.writing || s.kicked)).then(|| self.sleep_until(&mut s, number));
         Ok((Lsn(lsn), sleep))
     }
 

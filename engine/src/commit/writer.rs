@@ -7,7 +7,7 @@
 use super::group::{Batch, PackWrite, Rolled, State, Work};
 use super::upkeep::{Job, Sealed, SpareSlot};
 use crate::catalog::Catalog;
-use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, run_all, run_all_while, write_full};
+use crate::disk::{Buffer, Clock, File, Op, OpenMode, Queue, Stopwatch, run_all, run_all_while, write_full};
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::index::checkpoint::Content;
@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Space is asked for in steps of this size.
 const PACK_STEP: u64 = 16 << 20;
@@ -51,6 +52,47 @@ pub struct Device {
     pub since_look: u64,
 }
 
+/// Whether to wait a little for the producers that were woken last. Those that come back at once would otherwise split into
+/// two halves that take turns, each group with half of them. That halves the rate where a write takes long and producers are
+/// quick; where producers are what takes long, it is better that they work while the device does. Told apart by trying.
+#[derive(Default)]
+struct Company {
+    /// Groups that are written without waiting.
+    skip: u32,
+    /// What `skip` was last set to.
+    skipped: u32,
+}
+
+/// After a wait in vain one group is written without waiting, after each further one twice as many, up to this.
+const SKIP_MAX: u32 = 1024;
+/// Longest wait for company, whatever a write takes.
+const COMPANY_MAX: Duration = Duration::from_millis(2);
+
+impl Company {
+    /// Whether to wait now that so many are woken.
+    fn expected(&mut self, sleepers: u32) -> bool {
+        let skip = self.skip > 0;
+        self.skip = self.skip.saturating_sub(1);
+        !skip && sleepers > 1
+    }
+
+    /// Waits until `expected` frames have come since `begin`, for as long as the last write took at most. `came` tells how
+    /// many came.
+    fn gather(&mut self, begin: &Stopwatch, write: Duration, expected: u64, came: impl Fn() -> u64) {
+        let limit = write.min(COMPANY_MAX);
+        while came() < expected && begin.elapsed() < limit {
+            std::thread::yield_now();
+        }
+        // The one or other may have stayed away.
+        if came() * 4 >= expected * 3 {
+            self.skipped = 0;
+        } else {
+            self.skipped = (self.skipped * 2).clamp(1, SKIP_MAX);
+            self.skip = self.skipped;
+        }
+    }
+}
+
 /// What all parts of a writer share.
 pub struct Shared {
     pub files: Arc<Files>,
@@ -64,6 +106,8 @@ pub struct Shared {
     pub work: Condvar,
     pub room: Condvar,
     pub durable: AtomicU64,
+    /// The LSN that comes next, for a look without the lock.
+    pub appended: AtomicU64,
     /// One of them changes when a batch ends, by the batch's number: what those who wait for it sleep on, so that a group
     /// wakes its own and not those of the next. Two are enough: one batch is being written while one fills.
     pub ends: [AtomicU32; 2],
@@ -107,6 +151,8 @@ pub struct Sleep {
 pub struct Wake {
     ends: [bool; 2],
     room: bool,
+    /// How many sleep until a batch ends that has ended.
+    sleepers: u32,
 }
 
 impl Shared {
@@ -161,7 +207,8 @@ impl Shared {
             if let Some(e) = &s.failed {
                 return Err(Error::Poisoned(e.clone()));
             }
-            if !s.writing && !s.batch.is_empty() {
+            // A writer that was told and has not come yet is on its way: it finds more company than this caller has.
+            if !s.writing && !s.kicked && !s.batch.is_empty() {
                 s.writing = true;
                 let work = s.take(self);
                 drop(s);
@@ -235,7 +282,7 @@ impl Shared {
     /// Nothing will be written any more: nobody is left asleep.
     pub fn wake_everybody(&self) {
         self.ends.iter().for_each(|end| _ = end.fetch_add(1, Ordering::Release));
-        self.wake(Wake { ends: [true; 2], room: true });
+        self.wake(Wake { ends: [true; 2], room: true, sleepers: 0 });
     }
 
     /// Ends a write: buffers back, failure noted. The caller passes on to [`Shared::wake`] who is to be woken.
@@ -258,10 +305,12 @@ impl Shared {
                 ended = [true; 2];
             }
         }
-        let mut wake = Wake { ends: [false; 2], room: std::mem::take(&mut s.room_waiters) > 0 };
+        let mut wake = Wake { ends: [false; 2], room: std::mem::take(&mut s.room_waiters) > 0, sleepers: 0 };
         for (i, end) in self.ends.iter().enumerate().filter(|(i, _)| ended[*i]) {
             end.fetch_add(1, Ordering::Release);
-            wake.ends[i] = std::mem::take(&mut s.waiting[i]) > 0;
+            let sleepers = std::mem::take(&mut s.waiting[i]);
+            wake.ends[i] = sleepers > 0;
+            wake.sleepers += sleepers;
         }
         wake
     }
@@ -286,6 +335,7 @@ impl Shared {
         let mut queue = self.files.disk.queue().ok();
         // Who waited for the write before is woken while the next is under way.
         let mut wake = None;
+        let mut company = Company::default();
         let mut s = self.lock();
         loop {
             let idle = s.failed.is_some() || s.writing || !s.has_work();
@@ -311,9 +361,21 @@ impl Shared {
             let work = s.take(self);
             drop(s);
             let queue = queue.as_mut().map(|q| &mut **q as &mut dyn Queue);
+            let begin = Stopwatch::start();
             let outcome = self.perform(work, queue, &mut wake);
+            let took = begin.elapsed();
             s = self.lock();
-            wake = Some(self.finish(&mut s, outcome));
+            let ended = self.finish(&mut s, outcome);
+            if s.failed.is_some() || s.closing || !company.expected(ended.sleepers) {
+                wake = Some(ended);
+                continue;
+            }
+            let (expected, next) = (u64::from(ended.sleepers), s.next_lsn);
+            drop(s);
+            let begin = Stopwatch::start();
+            self.wake(ended);
+            company.gather(&begin, took, expected, || self.appended.load(Ordering::Relaxed).saturating_sub(next));
+            s = self.lock();
         }
     }
 
@@ -596,5 +658,29 @@ fn reborrow<'a>(queue: &'a mut Option<&mut dyn Queue>) -> Option<&'a mut dyn Que
     match queue {
         Some(q) => Some(&mut **q),
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn company_that_comes_is_waited_for_and_company_that_stays_away_less_and_less() {
+        let mut company = Company::default();
+        assert!(!company.expected(1), "nobody waits for one who writes alone");
+        let long = Duration::from_secs(60);
+        assert!(company.expected(8));
+        company.gather(&Stopwatch::start(), long, 8, || 8);
+        for skipped in [1, 2, 4, 8] {
+            assert!(company.expected(8));
+            let begin = Stopwatch::start();
+            company.gather(&begin, long, 8, || 5);
+            assert!(begin.elapsed() >= COMPANY_MAX, "the bound holds, however long the write took");
+            assert_eq!((0..skipped).filter(|_| company.expected(8)).count(), 0);
+        }
+        assert!(company.expected(8));
+        company.gather(&Stopwatch::start(), long, 8, || 8);
+        assert!(company.expected(8), "once they come again, they are waited for again");
     }
 }

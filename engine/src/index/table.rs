@@ -28,7 +28,7 @@ struct Rows {
     rows: Vec<Slim>,
     /// The newest row of each item.
     heads: Slots,
-    /// Rows by source hash.
+    /// Rows by source hash, of items that have several rows.
     sources: Slots,
     first_lsn: u64,
     last_lsn: u64,
@@ -51,6 +51,9 @@ struct Slim {
     item_kind: u8,
     operation: u8,
 }
+
+/// A frame of a message takes so many bytes or more, most often.
+const FRAME_USUAL: u64 = 384;
 
 /// No row.
 const NONE: u32 = u32::MAX;
@@ -76,48 +79,46 @@ impl Slim {
     }
 }
 
-/// Indexes of rows by a hash of theirs: open addressing, at most half full. A slot holds a part of the hash too, so that
-/// rows are looked at only when they are most likely meant.
+/// Indexes of rows by a hash of theirs: open addressing, at most half full. A slot holds 32 bits of the hash too: rows are
+/// looked at only when they are most likely meant, and not at all when the slots grow.
 #[derive(Default)]
 struct Slots {
     slots: Vec<(u32, u32)>,
     used: usize,
 }
 
-/// Where a hash's slots start, and the part of it that is kept there: the halves of a product, in which every bit counts.
-fn spread(hash: u64) -> (usize, u32) {
-    let product = hash.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (usize::try_from(product >> 32).unwrap_or(0), low_half(product))
+/// The part of a hash that slots keep: the upper half of a product, in which every bit counts.
+fn spread(hash: u64) -> u32 {
+    low_half(hash.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32)
 }
 
 impl Slots {
     /// The rows that may have a hash, and their slots.
     fn probe(&self, hash: u64) -> impl Iterator<Item = (usize, u32)> + '_ {
-        let (from, tag) = spread(hash);
+        let tag = spread(hash);
         let mask = self.slots.len().wrapping_sub(1);
-        let slots = (0..self.slots.len()).map(move |i| from.wrapping_add(i) & mask);
+        let slots = (0..self.slots.len()).map(move |i| (tag as usize).wrapping_add(i) & mask);
         let taken = slots.map_while(|at| self.slots.get(at).filter(|(_, row)| *row != NONE).map(|slot| (at, *slot)));
         taken.filter(move |(_, (t, _))| *t == tag).map(|(at, (_, row))| (at, row))
     }
 
-    /// Adds a row; `hash_of` tells the hash of those that are there already.
-    fn insert(&mut self, hash: u64, row: u32, hash_of: impl Fn(u32) -> u64) {
+    /// Adds a row.
+    fn insert(&mut self, hash: u64, row: u32) {
         if (self.used + 1) * 2 > self.slots.len() {
             let larger = vec![(0, NONE); (self.slots.len() * 2).max(64)];
-            for (_, row) in std::mem::replace(&mut self.slots, larger) {
+            for (tag, row) in std::mem::replace(&mut self.slots, larger) {
                 if row != NONE {
-                    self.place(hash_of(row), row);
+                    self.place(tag, row);
                 }
             }
         }
-        self.place(hash, row);
+        self.place(spread(hash), row);
         self.used += 1;
     }
 
-    fn place(&mut self, hash: u64, row: u32) {
-        let (from, tag) = spread(hash);
+    fn place(&mut self, tag: u32, row: u32) {
         let mask = self.slots.len().wrapping_sub(1);
-        let mut at = from & mask;
+        let mut at = tag as usize & mask;
         while self.slots[at].1 != NONE {
             at = (at + 1) & mask;
         }
@@ -136,40 +137,60 @@ impl Rows {
         self.rows.get(index as usize)
     }
 
+    /// An item's newest row, and its slot.
+    fn head(&self, key: &Key) -> Option<(usize, u32)> {
+        self.heads.probe(key_hash(key)).find(|(_, row)| self.get(*row).is_some_and(|s| s.key == *key))
+    }
+
     /// An item's rows, newest first.
     fn of_item(&self, key: &Key) -> impl Iterator<Item = &Slim> {
-        let is = |row: u32| self.get(row).is_some_and(|s| s.key == *key);
-        let head = self.heads.probe(key_hash(key)).find(|(_, row)| is(*row)).map_or(NONE, |(_, row)| row);
+        let head = self.head(key).map_or(NONE, |(_, row)| row);
         std::iter::successors(self.get(head), |s| self.get(s.before))
+    }
+
+    /// An item's rows with a source hash. Only rows of items that have several are in `sources`.
+    fn with_source(&self, key: &Key, hash: u64) -> Vec<Row> {
+        let is = |s: &&Slim| s.source == hash && s.key == *key;
+        match self.of_item(key).next() {
+            None => Vec::new(),
+            Some(only) if only.before == NONE => Some(only).filter(is).map(Slim::row).into_iter().collect(),
+            Some(_) => {
+                let rows = self.sources.probe(hash).filter_map(|(_, row)| self.get(row));
+                rows.filter(is).map(Slim::row).collect()
+            }
+        }
+    }
+
+    fn add_source(&mut self, row: u32, source: u64) {
+        if source != 0 {
+            self.sources.insert(source, row);
+        }
     }
 
     fn insert(&mut self, mut slim: Slim) {
         let Ok(index) = u32::try_from(self.rows.len()) else { return };
-        let hash = key_hash(&slim.key);
-        let is = |row: u32| self.get(row).is_some_and(|s| s.key == slim.key);
-        let head = self.heads.probe(hash).find(|(_, row)| is(*row));
-        match head {
-            Some((slot, newest)) if self.rows[newest as usize].lsn < slim.lsn => {
-                slim.before = newest;
-                self.heads.slots[slot].1 = index;
-            }
-            // Out of order, as only a damaged segment has it: to its place in the chain.
-            Some((_, newest)) => {
-                let mut at = newest as usize;
-                while let Some(next) = self.get(self.rows[at].before).filter(|s| s.lsn > slim.lsn) {
-                    debug_assert!(next.key == slim.key);
-                    at = self.rows[at].before as usize;
+        match self.head(&slim.key) {
+            None => self.heads.insert(key_hash(&slim.key), index),
+            Some((slot, newest)) => {
+                let head = self.rows[newest as usize];
+                if head.before == NONE {
+                    // So far it was found by its item alone.
+                    self.add_source(newest, head.source);
                 }
-                slim.before = std::mem::replace(&mut self.rows[at].before, index);
+                self.add_source(index, slim.source);
+                if head.lsn < slim.lsn {
+                    slim.before = newest;
+                    self.heads.slots[slot].1 = index;
+                } else {
+                    // Out of order, as only a damaged segment has it: to its place in the chain.
+                    let mut at = newest as usize;
+                    while let Some(next) = self.get(self.rows[at].before).filter(|s| s.lsn > slim.lsn) {
+                        debug_assert!(next.key == slim.key);
+                        at = self.rows[at].before as usize;
+                    }
+                    slim.before = std::mem::replace(&mut self.rows[at].before, index);
+                }
             }
-            None => {
-                let rows = &self.rows;
-                self.heads.insert(hash, index, |row| rows.get(row as usize).map_or(0, |s| key_hash(&s.key)));
-            }
-        }
-        if slim.source != 0 {
-            let rows = &self.rows;
-            self.sources.insert(slim.source, index, |row| rows.get(row as usize).map_or(0, |s| s.source));
         }
         self.rows.push(slim);
     }
@@ -217,6 +238,14 @@ impl SegmentTable {
         FileName::new(FileKind::Segment, self.number)
     }
 
+    /// An empty table for a segment of this size: memory is set aside, and used only as rows come.
+    #[must_use]
+    pub fn for_bytes(number: u64, capacity: u64) -> Self {
+        let table = Self::new(number);
+        write(&table.rows).rows.reserve(usize::try_from(capacity / FRAME_USUAL).unwrap_or(0));
+        table
+    }
+
     /// Adds a row; `source` is the envelope's source hash.
     pub fn insert(&self, row: &Row, source: u64) {
         let mut r = write(&self.rows);
@@ -258,9 +287,7 @@ impl SegmentTable {
     /// An item's rows whose source hash is this.
     #[must_use]
     pub fn with_source(&self, key: &Key, hash: u64) -> Vec<Row> {
-        let r = read(&self.rows);
-        let rows = r.sources.probe(hash).filter_map(|(_, row)| r.get(row));
-        rows.filter(|s| s.source == hash && s.key == *key).map(Slim::row).collect()
+        read(&self.rows).with_source(key, hash)
     }
 
     /// The order of the rows, of all with LSN ≤ `last_lsn` at least. Rows come in LSN order, so an order that was made
@@ -273,11 +300,14 @@ impl SegmentTable {
             return order.clone();
         }
         let place = |i: u32| r.get(i).map(|s| (&s.key, s.lsn));
-        let mut fresh: Vec<u32> = (covered..r.rows.len()).filter_map(|i| u32::try_from(i).ok()).collect();
-        fresh.sort_unstable_by_key(|i| place(*i));
+        // Beginnings of both halves of the key stand beside the index: most comparisons need no more, and touch no row.
+        let word = |key: &Key, at: usize| key[at..].first_chunk().map_or(0, |b| u64::from_be_bytes(*b));
+        let begins = |s: &Slim| (word(&s.key, 0), word(&s.key, 8), word(&s.key, 16));
+        let mut fresh: Vec<_> = (0u32..).zip(&r.rows).skip(covered).map(|(i, s)| (begins(s), i)).collect();
+        fresh.sort_unstable_by(|(a, i), (b, j)| a.cmp(b).then_with(|| place(*i).cmp(&place(*j))));
         let mut merged = Vec::with_capacity(r.rows.len());
         let mut old = order.iter().copied().peekable();
-        for i in fresh {
+        for (_, i) in fresh {
             while let Some(o) = old.next_if(|o| place(*o) <= place(i)) {
                 merged.push(o);
             }

@@ -59,6 +59,7 @@ struct Scratch {
     hashed: Vec<u8>,
     record: TransactionV1,
     payload: AlignedVec,
+    body: Vec<u8>,
 }
 
 /// A scratch that grew beyond this is given back.
@@ -337,6 +338,9 @@ impl Shared {
             source: 0,
         };
         let (lsn, sleep) = self.append_frame(&body, row, source, waits)?;
+        if body.bytes.capacity() <= SCRATCH_MAX {
+            SCRATCH.with_borrow_mut(|scratch| scratch.body = body.bytes);
+        }
         if deleting && event.kind == ItemKind::Account && event.item == event.account {
             crate::index::table::write(&ingest.addresses).remove(&event.account);
         }
@@ -466,9 +470,12 @@ fn encode_with(
     let raw_len = payload.len();
     let packed = (raw_len >= COMPRESS_FROM).then(|| zstd::bulk::compress(&payload, 1).ok()).flatten();
     let kind = if event.kind == ItemKind::Cursor { frame::KIND_CURSOR } else { frame::KIND_TRANSACTION };
+    let bytes = std::mem::take(&mut scratch.body);
     let body = match packed {
-        Some(p) if p.len() < raw_len - raw_len / 8 => Body::new(kind, envelope, &refs, CODEC_ZSTD, &p, raw_len),
-        _ => Body::new(kind, envelope, &refs, CODEC_PLAIN, &payload, raw_len),
+        Some(p) if p.len() < raw_len - raw_len / 8 => {
+            Body::new_in(bytes, kind, envelope, &refs, CODEC_ZSTD, &p, raw_len)
+        }
+        _ => Body::new_in(bytes, kind, envelope, &refs, CODEC_PLAIN, &payload, raw_len),
     };
     scratch.payload = payload;
     body.ok_or(Error::TooLarge("an item's metadata exceed 24 MiB"))
