@@ -424,6 +424,12 @@ impl Store {
         Ok(Blob { digest, length, role: None })
     }
 
+    /// Appends an entry as it is.
+    #[cfg(test)]
+    pub(crate) fn append_for_test(&self, entry: &Entry) -> Result<()> {
+        self.shared.append_entry(entry)
+    }
+
     /// The length of a blob that is stored (or on its way, ahead of any transaction recorded from now on).
     pub fn blob_known(&self, digest: &Digest) -> Result<Option<u64>> {
         Ok(known::find(&self.shared.catalog(), &self.files, digest)?.map(|e| e.length))

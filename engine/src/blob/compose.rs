@@ -213,3 +213,82 @@ fn part(
     }
     Err(last)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::entry::Entry;
+    use crate::disk::posix::Backend;
+    use crate::store::{Create, Options, Store};
+    use mailstrata_format::pack::RAW_OFFSET;
+
+    fn part_piece(bytes: &[u8]) -> Piece {
+        Piece { kind: PIECE_PART, reserved: [0; 7], length: bytes.len() as u64, digest: Digest::of(bytes).0 }
+    }
+
+    /// What a store says of blob `wanted`, whose raw bytes in an entry behind `part` are these.
+    fn read_back(part: &[u8], raw: &[u8], form: u64, wanted: &[u8]) -> Result<Vec<u8>> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { reserve_bytes: 0, ..Options::with_backend(Backend::Auto)? };
+        Store::create(dir.path(), &Create::default(), &options)?;
+        let store = Store::open(dir.path(), &options)?;
+        let at = part.len() as u64;
+        let rows = vec![
+            BlobRow { digest: Digest::of(part).0, raw_offset: 0, length: at },
+            BlobRow { digest: Digest::of(wanted).0, raw_offset: form | at, length: wanted.len() as u64 },
+            // A composed blob that could be taken for a part.
+            BlobRow { digest: [5; 32], raw_offset: COMPOSED | at, length: 4 },
+        ];
+        store.append_for_test(&Entry::new(&[part, raw].concat(), rows))?;
+        // What was not named by anything is durable with the next transaction, and read from the files after a clean end.
+        store.close()?;
+        let view = Store::open_read(dir.path(), &options)?.view();
+        let mut out = Vec::new();
+        view.read_blob(&Digest::of(wanted), &mut |b| {
+            out.extend_from_slice(b);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn kind(result: Result<Vec<u8>>) -> DamageKind {
+        match result {
+            Err(Error::Damage(d)) => d.kind,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn hostile_recipes_are_damage_and_nothing_else() {
+        let part = vec![b'p'; 300_000];
+        let wanted = [b"head".as_slice(), &part, b"tail"].concat();
+        let pieces = [own_piece(4), part_piece(&part), own_piece(4)];
+        let good = [&recipe::encode(&pieces), b"headtail".as_slice()].concat();
+        assert!(read_back(&part, &good, COMPOSED, &wanted).unwrap() == wanted);
+
+        // Other bytes than the digest's.
+        let other = [&recipe::encode(&pieces), b"headTail".as_slice()].concat();
+        assert_eq!(kind(read_back(&part, &other, COMPOSED, &wanted)), DamageKind::BlobDigest);
+        // A form of a later version.
+        assert_eq!(kind(read_back(&part, &good, 2 * (RAW_OFFSET + 1), &wanted)), DamageKind::Recipe);
+        // No recipe, one that makes another length, one with more pieces than there can be.
+        assert_eq!(kind(read_back(&part, &[7; 400], COMPOSED, &wanted)), DamageKind::Recipe);
+        assert_eq!(kind(read_back(&part, &good, COMPOSED, &wanted[1..])), DamageKind::Recipe);
+        let mut many = good.clone();
+        many[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(kind(read_back(&part, &many, COMPOSED, &wanted)), DamageKind::Recipe);
+        // A recipe or its own bytes that lie outside the entry.
+        let cut = &good[..good.len() - 1];
+        assert_eq!(kind(read_back(&part, cut, COMPOSED, &wanted)), DamageKind::Chunk);
+        assert_eq!(kind(read_back(&part, &good[..20], COMPOSED, &wanted)), DamageKind::Chunk);
+        // A part that is not there, has another length, or is composed itself.
+        let with = |p: Piece| {
+            let length = usize::try_from(p.length + 8).unwrap();
+            let raw = [&recipe::encode(&[own_piece(4), p, own_piece(4)]), b"headtail".as_slice()].concat();
+            kind(read_back(&part, &raw, COMPOSED, &wanted[..length.min(wanted.len())]))
+        };
+        assert_eq!(with(Piece { digest: [9; 32], ..part_piece(&part) }), DamageKind::BlobMissing);
+        assert_eq!(with(Piece { length: 299_999, ..part_piece(&part) }), DamageKind::BlobMissing);
+        assert_eq!(with(Piece { digest: [5; 32], ..part_piece(&part[..4]) }), DamageKind::BlobMissing);
+    }
+}
