@@ -162,8 +162,12 @@ pub fn pack(data: &[u8]) {
             assert!(len <= pack::RecipeHeader::SIZE + pack::PIECES_MAX * pack::Piece::SIZE);
             // The length that makes it possible, if any does.
             let h = pack::RecipeHeader::decode(bytes);
-            let sum = |b: &[u8]| b.chunks_exact(pack::Piece::SIZE).filter_map(pack::Piece::decode).map(|p| p.length);
-            let all = bytes.get(pack::RecipeHeader::SIZE..len).map(|b| sum(b).fold(0u64, u64::wrapping_add));
+            let body = bytes.get(pack::RecipeHeader::SIZE..len);
+            let lengths = |b: &[u8]| -> u64 {
+                let pieces = b.chunks_exact(pack::Piece::SIZE).filter_map(pack::Piece::decode);
+                pieces.fold(0, |all, p| all.wrapping_add(p.length))
+            };
+            let all = body.map(lengths);
             if let (Some(h), Some(pieces)) = (h, all.and_then(|all| pack::recipe::decode(bytes, all))) {
                 assert!((1..=pack::PIECES_MAX).contains(&pieces.len()) && pieces.len() == h.piece_count as usize);
                 assert_eq!(pack::recipe::encode(&pieces), bytes[..len]);
