@@ -63,6 +63,7 @@ CODES = {
     "D20": "file is shorter than it must be",
     "D21": "padding is not zero",
     "D22": "file does not belong to this store",
+    "D27": "recipe of a composed blob is not possible",
 }
 
 
@@ -99,6 +100,9 @@ Entry = Layout("4sHHIIQQI8x16sI", "magic flags reserved blob_count chunk_count r
 Chunk = Layout("4sB3xIIIQ16sI", "magic codec index raw_len stored_len raw_offset check crc")
 EntryTrailer = Layout("4sIIIQQ12x16sI", "magic blob_count chunk_count reserved raw_len entry_len check crc")
 BlobRow = Layout("32sQQ", "digest raw_offset length")
+RecipeHeader = Layout("4sIQ", "magic piece_count own_len")
+Piece = Layout("B7sQ32s", "kind reserved length digest")
+RAW_OFFSET, COMPOSED, PIECES_MAX = (1 << 56) - 1, 1, 1024
 Row = struct.Struct("<16s16sQqIIBBHI")
 PackRow = struct.Struct("<32sQQQQ")
 Trailer = Layout("4sIQQQQQQQQQQQqqQQ16sQQQ",
@@ -175,7 +179,7 @@ class File:
 class Store:
     def __init__(self, directory):
         self.dir = directory
-        self.damaged = False
+        self.damaged, self.reported = False, set()
         self.id = self.superblock()
         self.manifest, self.entries = self.read_manifest()
         if self.live(RUN, "run", "run"):
@@ -184,7 +188,10 @@ class Store:
 
     def damage(self, code, path, offset):
         self.damaged = True
-        print(f"{code} {path} at {offset}: {CODES[code]}", file=sys.stderr)
+        if (code, path, offset) not in self.reported:
+            # A chunk may be met more than once: for its blobs, and for those that a part of it makes.
+            self.reported.add((code, path, offset))
+            print(f"{code} {path} at {offset}: {CODES[code]}", file=sys.stderr)
 
     def note(self, text):
         print(f"note: {text}", file=sys.stderr)
@@ -774,11 +781,73 @@ class Packs:
         self.suspects, self.lost = [], set()
         # Of the pack at hand, when it was asked: the rows of its footer by entry.
         self.footer = None
+        # Composed blobs, and where the plain ones lie that may be their parts: (pack, entry, its end, row).
+        self.composed, self.places = [], {}
 
     def run(self):
         for n in self.store.live(PACK, "pack", "pack"):
             with self.store.open(PACK, "pack", "pack", n) as f:
                 self.pack(f)
+        for n, at, end, row in self.composed:
+            self.compose(n, at, end, row)
+
+    def raw(self, n, at, end, start, stop):
+        """The raw bytes of an entry from start to stop, piece by piece; less than that when chunks do not verify."""
+        with self.store.open(PACK, "pack", "pack", n) as f:
+            for offset, raw in self.chunks(f, at + Entry.size, end):
+                if offset >= stop:
+                    return
+                if offset <= start < offset + len(raw):
+                    part = raw[start - offset:stop - offset]
+                    start += len(part)
+                    yield part
+
+    def compose(self, n, at, end, row):
+        """Gives a composed blob, once all packs are known (§7)."""
+        path = f"pack/{n:08}.pack"
+        sink, digest, code = self.sink(row["digest"]), hashlib.sha256(), None
+        start = row["raw_offset"] & RAW_OFFSET
+        take = lambda length: b"".join(self.raw(n, at, end, start, start + length))
+        damaged_before, self.store.damaged = self.store.damaged, False
+        head = take(RecipeHeader.size)
+        h = RecipeHeader.read(head) if len(head) == RecipeHeader.size else None
+        pieces = []
+        if h and h["magic"] == b"RCP1" and 0 < h["piece_count"] <= PIECES_MAX:
+            body = take(RecipeHeader.size + Piece.size * h["piece_count"])[RecipeHeader.size:]
+            if len(body) == Piece.size * h["piece_count"]:
+                pieces = [Piece.read(body, Piece.size * i) for i in range(h["piece_count"])]
+        possible = (pieces and sum(p["length"] for p in pieces) == row["length"]
+                    and sum(p["length"] for p in pieces if p["kind"] == 0) == h["own_len"]
+                    and all(p["kind"] <= 1 and p["length"] > 0 and p["reserved"] == bytes(7) for p in pieces)
+                    and not any(p["kind"] == 0 and p["digest"] != bytes(32) for p in pieces))
+        if not possible:
+            code = None if self.store.damaged else "D27"
+            pieces = []
+        start += RecipeHeader.size + Piece.size * len(pieces)
+        sound = bool(pieces)
+        for p in pieces:
+            place = self.places.get((p["digest"], p["length"])) if p["kind"] else (n, at, end, start)
+            if place is None:
+                sound, code = False, "D14"
+                break
+            given = 0
+            for part in self.raw(*place[:3], place[3], place[3] + p["length"]):
+                sink.write(part)
+                digest.update(part)
+                given += len(part)
+            if p["kind"] == 0:
+                start += p["length"]
+            if given != p["length"]:
+                sound = False
+                break
+        if sound and digest.digest() != row["digest"]:
+            sound, code = False, "D13"
+        if not sound:
+            self.lost.add(row["digest"])
+            if code or not self.store.damaged:
+                self.store.damage(code or "D13", path, at)
+        sink.done(sound)
+        self.store.damaged |= damaged_before
 
     def pack(self, f):
         store = self.store
@@ -801,8 +870,15 @@ class Packs:
                 if code:
                     store.damage(code, f.path, at)
                 for b in blobs:
+                    if b["raw_offset"] <= RAW_OFFSET:
+                        self.places.setdefault((b["digest"], b["length"]), (f.number, at, end, b["raw_offset"]))
+                    elif b["raw_offset"] >> 56 == COMPOSED:
+                        self.composed.append((f.number, at, end, b))
+                    else:
+                        store.damage("D27", f.path, at)
+                        self.lost.add(b["digest"])
                     rows.setdefault(b["digest"], (b["digest"], at, end - at, b["raw_offset"], b["length"]))
-                self.blobs(f, at, end, blobs)
+                self.blobs(f, at, end, [b for b in blobs if b["raw_offset"] <= RAW_OFFSET])
                 at = end
                 continue
             boundary = min(up(at, BLOCK), limit)
@@ -874,7 +950,8 @@ class Packs:
             return None
         rows = [BlobRow.read(body, BlobRow.size * i) for i in range(t["blob_count"])]
         fits = t["entry_len"] == at - entry_at + EntryTrailer.size + len(body)
-        return rows if fits and all(r["raw_offset"] + r["length"] <= t["raw_len"] for r in rows) else None
+        least = lambda r: r["length"] if r["raw_offset"] <= RAW_OFFSET else RecipeHeader.size
+        return rows if fits and all((r["raw_offset"] & RAW_OFFSET) + least(r) <= t["raw_len"] for r in rows) else None
 
     def end_of_chunks(self, f, at, limit):
         """Where the trailer of a streamed entry starts."""

@@ -64,6 +64,15 @@ impl Pack {
         Self { number, part, rebuilt: Arc::default() }
     }
 
+    /// Whether an extent of this pack would survive a power cut now.
+    #[must_use]
+    pub fn is_durable(&self, extent: &Extent) -> bool {
+        match &self.part {
+            PackPart::Table(t) => extent.entry_offset.saturating_add(extent.entry_len) <= t.durable(),
+            PackPart::Run(_) => true,
+        }
+    }
+
     /// Where a blob lies; `hash` is [`index::key_hash`] of the digest.
     pub fn find(&self, files: &Files, digest: &Digest, hash: u64) -> Result<Option<Extent>> {
         match &self.part {

@@ -489,6 +489,8 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
     out.catalog.packs.push(Pack::new(number, PackPart::Table(table.clone())));
     if !read_only {
         make_durable(&file, &path, vouched_end / BLOCK as u64 * BLOCK as u64, walked.end)?;
+        table.note_written(walked.end);
+        table.note_durable();
         table.file.get_or_init(|| file);
         out.packs.push(OpenPack { table, walked });
     }

@@ -1,5 +1,6 @@
 //! What callers hold: create, open, record, put blobs, view, close; wires the rest together.
 
+use crate::blob::compose::{self, Part, Parts, Plan};
 use crate::blob::entry::Entry;
 use crate::blob::known;
 use crate::blob::oversize::Oversize;
@@ -17,8 +18,9 @@ use crate::tail::Tail;
 use crate::view::as_of::View;
 use mailstrata_format::digest::Hasher;
 use mailstrata_format::file::{self, Superblock, SuperblockFault};
-use mailstrata_format::pack::{BLOB_LEN_MAX, CHUNK_RAW_MAX};
+use mailstrata_format::pack::{BLOB_LEN_MAX, BlobRow, CHUNK_RAW_MAX, ENTRY_BLOBS_MAX, RAW_OFFSET};
 use mailstrata_format::{BLOCK, Damage, Digest, FORMAT_VERSION, FileKind, Lsn, StoreId};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -96,7 +98,7 @@ pub const FIRST_SEGMENT: u64 = 1 << 20;
 /// The directories of a store.
 const DIRECTORIES: [&str; 5] = ["index", "log", "pack", "quarantine", "run"];
 
-/// The longest blob that is kept in memory (compressed) while it is read; beyond it streams into a pack of its own.
+/// A blob this long streams into a pack of its own; a shorter one is held in memory while it is read.
 const STREAM_FROM: u64 = 8 << 20;
 
 /// Identity and geometry of a store.
@@ -380,75 +382,81 @@ impl Store {
         Ok(Ticket { shared: self.shared.clone(), receipt: Receipt { lsn, duplicate } })
     }
 
-    /// Stores a blob unless it is known; small ones in memory, large ones streamed. It is durable before any transaction that
-    /// names it.
+    /// Stores a blob unless it is known; up to 8 MiB in memory, a larger one streamed. It is durable before any transaction
+    /// that names it. An error of `content` is [`Error::Content`].
     pub fn put_blob(&self, content: &mut dyn Read) -> Result<Blob> {
-        let mut chunk = Vec::with_capacity(64 << 10);
-        let mut fill = |chunk: &mut Vec<u8>| -> Result<usize> {
-            chunk.clear();
-            let n = content.take(CHUNK_RAW_MAX as u64).read_to_end(chunk);
-            n.map_err(|e| Error::Content(Arc::new(e)))
-        };
-        let mut hasher = Hasher::default();
-        let mut length = fill(&mut chunk)? as u64;
-        hasher.update(&chunk);
-        if chunk.len() < CHUNK_RAW_MAX {
-            let digest = hasher.finish();
+        let mut bytes = Vec::with_capacity(64 << 10);
+        content.take(STREAM_FROM).read_to_end(&mut bytes).map_err(|e| Error::Content(Arc::new(e)))?;
+        if (bytes.len() as u64) < STREAM_FROM {
+            let digest = Digest::of(&bytes);
             if self.blob_known(&digest)?.is_none() {
-                self.shared.append_entry(&Entry::shared(&chunk, &[(digest, length)]))?;
+                self.store_bytes(&bytes, digest)?;
             }
-            return Ok(Blob { digest, length, role: None });
+            return Ok(Blob { digest, length: bytes.len() as u64, role: None });
         }
-        let mut entry = Entry::default();
-        entry.push(&chunk);
-        let mut oversize: Option<Oversize<'_>> = None;
-        loop {
-            match fill(&mut chunk) {
-                Ok(0) => break,
-                Ok(n) => length += n as u64,
-                Err(e) => {
-                    return match oversize.map(Oversize::abandon) {
-                        Some(Err(also)) => Err(also),
-                        _ => Err(e),
-                    };
-                }
-            }
+        self.store_stream(&bytes, content)
+    }
+
+    /// Stores a blob that is not known, and the parts of it that are not.
+    fn store_bytes(&self, bytes: &[u8], digest: Digest) -> Result<()> {
+        let catalog = self.shared.catalog();
+        let parts = Parts::of(bytes);
+        let plan = parts.plan(bytes.len(), &mut |d, len| compose::find(&catalog, &self.files, d, len))?;
+        let raw = if plan.is_plain() { Cow::Borrowed(bytes) } else { plan.raw(bytes).flatten().copied().collect() };
+        let entry = Entry::new(&raw, plan.rows(0, digest, bytes.len() as u64).collect());
+        if raw.len() > CHUNK_RAW_MAX && entry.file_len() + 2 * BLOCK as u64 > self.info.pack_size {
+            return self.store_stream(bytes, &mut std::io::empty()).map(|_| ());
+        }
+        self.shared.append_entry(&entry)
+    }
+
+    /// Streams a blob, of which `start` is read already, into a pack of its own; it is given up when the blob is known.
+    fn store_stream(&self, start: &[u8], rest: &mut dyn Read) -> Result<Blob> {
+        self.shared.check_space()?;
+        let mut s = self.shared.lock();
+        let number = s.next_pack;
+        s.next_pack += 1;
+        drop(s);
+        let mut pack = Oversize::start(&self.files, number, self.shared.clock.now())?;
+        let mut hasher = Hasher::default();
+        let mut length = 0;
+        let mut push = |pack: &mut Oversize<'_>, bytes: &[u8]| {
+            length += bytes.len() as u64;
             if length > BLOB_LEN_MAX {
-                oversize.map_or(Ok(()), Oversize::abandon)?;
                 return Err(Error::TooLarge("a blob takes at most 16 TiB"));
             }
-            hasher.update(&chunk);
-            match &mut oversize {
-                Some(o) => o.push(&chunk)?,
-                None => {
-                    entry.push(&chunk);
-                    if length >= STREAM_FROM || entry.stored() + 8192 > self.info.pack_size {
-                        self.shared.check_space()?;
-                        let mut s = self.shared.lock();
-                        let number = s.next_pack;
-                        s.next_pack += 1;
-                        drop(s);
-                        let so_far = std::mem::take(&mut entry);
-                        oversize = Some(Oversize::start(&self.files, number, self.shared.clock.now(), so_far)?);
-                    }
-                }
+            hasher.update(bytes);
+            pack.push(bytes)
+        };
+        let mut outcome = start.chunks(CHUNK_RAW_MAX).try_for_each(|chunk| push(&mut pack, chunk));
+        let mut chunk = Vec::with_capacity(CHUNK_RAW_MAX);
+        while outcome.is_ok() {
+            chunk.clear();
+            match rest.take(CHUNK_RAW_MAX as u64).read_to_end(&mut chunk) {
+                Ok(0) => break,
+                Ok(_) => outcome = push(&mut pack, &chunk),
+                Err(e) => outcome = Err(Error::Content(Arc::new(e))),
             }
+        }
+        if let Err(e) = outcome {
+            // What cannot be removed now the next writer removes.
+            let _ = pack.abandon();
+            return Err(e);
         }
         let digest = hasher.finish();
-        let known = self.blob_known(&digest)?.is_some();
-        match oversize {
-            Some(o) if known => o.abandon()?,
-            Some(o) => {
-                let pack = o.finish(digest)?;
-                self.shared.adopt_pack(pack)?;
-            }
-            None if known => {}
-            None => {
-                entry.finish(digest);
-                self.shared.append_entry(&entry)?;
-            }
+        if self.blob_known(&digest)?.is_some() {
+            pack.abandon()?;
+        } else {
+            let pack = pack.finish(digest)?;
+            self.shared.adopt_pack(pack)?;
         }
         Ok(Blob { digest, length, role: None })
+    }
+
+    /// Appends an entry as it is.
+    #[cfg(test)]
+    pub(crate) fn append_for_test(&self, entry: &Entry) -> Result<()> {
+        self.shared.append_entry(entry)
     }
 
     /// The length of a blob that is stored (or on its way, ahead of any transaction recorded from now on).
@@ -459,7 +467,7 @@ impl Store {
     /// A batch: small blobs that are compressed together, and the transactions that name them.
     #[must_use]
     pub fn batch(&self) -> Batch<'_> {
-        Batch { store: self, raw: Vec::new(), blobs: Vec::new(), here: HashMap::new(), events: Vec::new() }
+        Batch { store: self, raw: Vec::new(), rows: Vec::new(), here: HashMap::new(), events: Vec::new() }
     }
 
     /// The store as of now: everything durable.
@@ -551,8 +559,9 @@ impl Drop for Store {
 pub struct Batch<'a> {
     store: &'a Store,
     raw: Vec<u8>,
-    blobs: Vec<(Digest, u64)>,
-    here: HashMap<Digest, u64>,
+    rows: Vec<BlobRow>,
+    /// What the rows hold: the length of each blob and part, and whether it is plain.
+    here: HashMap<Digest, (u64, bool)>,
     events: Vec<Event>,
 }
 
@@ -569,16 +578,37 @@ impl Batch<'_> {
         if self.here.contains_key(&digest) || self.store.blob_known(&digest)?.is_some() {
             return Ok(blob);
         }
+        if length >= STREAM_FROM {
+            return self.store.store_stream(bytes, &mut std::io::empty());
+        }
         if bytes.len() >= CHUNK_RAW_MAX {
-            return self.store.put_blob(&mut &bytes[..]);
+            self.store.store_bytes(bytes, digest)?;
+            return Ok(blob);
         }
-        if self.raw.len() + bytes.len() > CHUNK_RAW_MAX {
+        let parts = Parts::of(bytes);
+        let mut plan = self.plan(&parts, bytes.len())?;
+        let fits = |raw: usize, rows: usize| raw <= CHUNK_RAW_MAX && rows <= ENTRY_BLOBS_MAX;
+        if !fits(self.raw.len() + plan.raw_len(), self.rows.len() + plan.row_count()) {
             self.flush_blobs()?;
+            // Parts that were at hand in the entry may be on their way now, where no recipe may name them.
+            plan = self.plan(&parts, bytes.len())?;
         }
-        self.raw.extend_from_slice(bytes);
-        self.blobs.push((digest, length));
-        self.here.insert(digest, length);
+        for row in plan.rows(self.raw.len() as u64, digest, length) {
+            self.here.insert(Digest(row.digest), (row.length, row.raw_offset <= RAW_OFFSET));
+            self.rows.push(row);
+        }
+        plan.raw(bytes).for_each(|slice| self.raw.extend_from_slice(slice));
         Ok(blob)
+    }
+
+    /// How a blob is stored in the entry that fills.
+    fn plan(&self, parts: &Parts, length: usize) -> Result<Plan> {
+        let catalog = self.store.shared.catalog();
+        parts.plan(length, &mut |digest, len| match self.here.get(digest) {
+            Some((there, true)) if *there == len => Ok(Part::Usable),
+            Some(_) => Ok(Part::Known),
+            None => compose::find(&catalog, &self.store.files, digest, len),
+        })
     }
 
     /// Adds a transaction.
@@ -601,15 +631,14 @@ impl Batch<'_> {
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.blobs.is_empty()
+        self.events.is_empty() && self.rows.is_empty()
     }
 
     fn flush_blobs(&mut self) -> Result<()> {
-        if !self.blobs.is_empty() {
-            self.store.shared.append_entry(&Entry::shared(&self.raw, &self.blobs))?;
+        if !self.rows.is_empty() {
+            self.store.shared.append_entry(&Entry::new(&self.raw, std::mem::take(&mut self.rows)))?;
         }
         self.raw.clear();
-        self.blobs.clear();
         self.here.clear();
         Ok(())
     }

@@ -255,3 +255,160 @@ fn many_producers_share_groups_and_views_stay_put() {
     threads.into_iter().for_each(|t| t.join().unwrap());
     Arc::into_inner(store).unwrap().close().unwrap();
 }
+
+/// A message with these attachments.
+fn message(subject: &str, parts: &[&[u8]]) -> Vec<u8> {
+    let mut out =
+        format!("Subject: {subject}\r\nContent-Type: multipart/mixed; boundary=b{subject}\r\n\r\n").into_bytes();
+    for part in parts {
+        out.extend_from_slice(format!("--b{subject}\r\nContent-Type: x/y; name={subject}\r\n\r\n").as_bytes());
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(format!("--b{subject}--\r\n").as_bytes());
+    out
+}
+
+/// Bytes that nothing compresses and no line ends.
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut x = seed | 1;
+    let next = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((x >> 56) as u8).max(b'.')
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
+fn pack_bytes(dir: &Path) -> u64 {
+    std::fs::read_dir(dir.join("pack")).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn parts_that_several_messages_hold_are_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    Store::create(dir.path(), &Create::default(), &options).unwrap();
+    let (small, large) = (noise(1, 9000), noise(2, 3 << 20));
+    // Without, with one, with both, with one twice; larger than a chunk and smaller; and one part that is half of another.
+    let messages = [
+        message("a", &[&small]),
+        message("b", &[&small, &large]),
+        message("c", &[&large]),
+        message("d", &[&small, &small]),
+        message("e", &[&large, &small, &noise(3, 5000)]),
+        message("f", &[&noise(3, 5000)]),
+        message("g", &[&small[..4500]]),
+        message("h", &[&small[..4500], &large]),
+        [&small, &b"\r\n"[..]].concat(),
+        [&large, &b"\r\n"[..]].concat(),
+    ];
+    let once = (small.len() + 4500 + large.len() + 5000) as u64;
+    let read_all = |view: &mailstrata_engine::View| {
+        for (i, m) in messages.iter().enumerate() {
+            let digest = mailstrata_format::Digest::of(m);
+            assert_eq!(view.blob_len(&digest).unwrap(), Some(m.len() as u64), "message {i}");
+            assert!(blob(view, &digest) == *m, "message {i}");
+        }
+    };
+    let store = Store::open(dir.path(), &options).unwrap();
+    for (i, m) in messages.iter().enumerate() {
+        // Now and then through a batch, where the parts of one entry are at hand.
+        let blob = if i % 2 == 0 {
+            store.put_blob(&mut &m[..]).unwrap()
+        } else {
+            let mut batch = store.batch();
+            let blob = batch.put_bytes(m).unwrap();
+            batch.put_bytes(&message("in the batch", &[&small])).unwrap();
+            batch.submit().unwrap();
+            blob
+        };
+        store.record(&event("alice", &format!("{i}"), put("x", vec![blob]))).unwrap();
+    }
+    read_all(&store.view());
+    store.close().unwrap();
+    let used = pack_bytes(dir.path());
+    assert!(used < once + (128 << 10), "{used} bytes for {once}");
+    assert!(used > once * 3 / 4, "{used} bytes for {once}");
+    read_all(&Store::open_read(dir.path(), &options).unwrap().view());
+    // Again, with the packs' indexes gone: they are made from the entries.
+    std::fs::remove_file(dir.path().join("MANIFEST")).unwrap();
+    read_all(&Store::open_read(dir.path(), &options).unwrap().view());
+}
+
+#[test]
+fn parts_in_one_batch_are_stored_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    Store::create(dir.path(), &Create::default(), &options).unwrap();
+    let store = Store::open(dir.path(), &options).unwrap();
+    let part = noise(7, 60_000);
+    let mut batch = store.batch();
+    let mut blobs = Vec::new();
+    for i in 0..40 {
+        // Every fifth has a part of its own, so that entries fill.
+        let own = noise(100 + i, 20_000);
+        let m = if i % 5 == 0 { message(&format!("{i}"), &[&own, &part]) } else { message(&format!("{i}"), &[&part]) };
+        let blob = batch.put_bytes(&m).unwrap();
+        batch.record(event("alice", &format!("{i}"), put("x", vec![blob.clone()])));
+        blobs.push((blob, m));
+    }
+    for ticket in batch.submit().unwrap() {
+        ticket.unwrap().wait().unwrap();
+    }
+    for (b, m) in &blobs {
+        assert!(blob(&store.view(), &b.digest) == *m);
+    }
+    store.close().unwrap();
+    let once = 8 * 20_000 + 60_000;
+    let used = pack_bytes(dir.path());
+    assert!(used < once + (48 << 10), "{used} bytes for {once}");
+}
+
+#[test]
+fn many_tiny_blobs_do_not_overflow_an_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    Store::create(dir.path(), &Create::default(), &options).unwrap();
+    let store = Store::open(dir.path(), &options).unwrap();
+    let mut batch = store.batch();
+    let blobs: Vec<_> = (0..5000u32).map(|i| batch.put_bytes(&i.to_le_bytes()).unwrap()).collect();
+    batch.record(event("alice", "1", put("x", vec![blobs[4999].clone()])));
+    for ticket in batch.submit().unwrap() {
+        ticket.unwrap().wait().unwrap();
+    }
+    // Killed: the next open walks the entries.
+    drop(store);
+    let view = Store::open_read(dir.path(), &options).unwrap().view();
+    for (i, b) in (0u32..).zip(&blobs) {
+        assert_eq!(blob(&view, &b.digest), i.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_part_that_is_damaged_is_an_error_of_each_message_that_holds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    Store::create(dir.path(), &Create::default(), &options).unwrap();
+    let store = Store::open(dir.path(), &options).unwrap();
+    let part = noise(9, 400_000);
+    let (first, second) = (message("first", &[&part]), message("second", &[&part]));
+    let (first, second) = (store.put_blob(&mut &first[..]).unwrap(), {
+        let first = store.put_blob(&mut &first[..]).unwrap();
+        store.record(&event("alice", "1", put("x", vec![first]))).unwrap();
+        store.put_blob(&mut &second[..]).unwrap()
+    });
+    store.record(&event("alice", "2", put("x", vec![second.clone()]))).unwrap();
+    let other = store.put_blob(&mut &message("third", &[&noise(10, 9000)])[..]).unwrap();
+    store.record(&event("alice", "3", put("x", vec![other.clone()]))).unwrap();
+    store.close().unwrap();
+    let path = dir.path().join("pack/00000001.pack");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[4096 + 300_000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let view = Store::open_read(dir.path(), &options).unwrap().view();
+    for b in [first, second] {
+        let e = view.read_blob(&b.digest, &mut |_| Ok(())).unwrap_err();
+        assert!(matches!(&e, Error::Damage(d) if d.kind == mailstrata_format::DamageKind::Chunk), "{e}");
+    }
+    blob(&view, &other.digest);
+}

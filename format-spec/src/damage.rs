@@ -72,6 +72,8 @@ damage_kinds! {
     Padding = "D21", "padding is not zero";
     /// A file that no other vouches for.
     FileForeign = "D22", "file does not belong to this store";
+    /// The recipe of a composed blob cannot be, or its form is not known.
+    Recipe = "D27", "recipe of a composed blob is not possible";
 }
 
 /// Damage, with its place.

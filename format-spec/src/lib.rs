@@ -10,6 +10,7 @@
 //! | [`segment::GroupHeader`] | segment, at each group | group check, CRC-32 |
 //! | [`frame::FrameHeader`] | segment, in a group | frame check, CRC-32 |
 //! | [`pack::EntryHeader`], [`pack::ChunkHeader`], [`pack::TrailerHeader`] | pack | own check, CRC-32 |
+//! | [`pack::RecipeHeader`], [`pack::Piece`] | raw bytes of a composed blob | check of their chunk, the blob's digest |
 //! | [`index::Row`], [`index::Trailer`] | end of a sealed file, checkpoint | block check |
 //! | [`manifest::ManifestHead`], [`manifest::ManifestEntry`] | `MANIFEST` | one check over the body |
 
@@ -77,6 +78,8 @@ pub fn tables() -> Vec<layout::Table> {
         pack::ChunkHeader::table(),
         pack::TrailerHeader::table(),
         pack::BlobRow::table(),
+        pack::RecipeHeader::table(),
+        pack::Piece::table(),
         index::Row::table(),
         index::PackRow::table(),
         index::Trailer::table(),

@@ -9,6 +9,9 @@
 //! An entry's raw bytes are those of its chunks one after the other; a blob is a range of them. Small blobs share an
 //! entry of one chunk and are compressed together; a larger blob is an entry of its own with several chunks; an oversize
 //! one is streamed into a pack of its own, whose entry header says so and leaves the lengths to the trailer.
+//!
+//! A blob may hold parts that have rows of their own, so rows may overlap. A later blob with such a part is *composed*: its
+//! raw bytes are a recipe ([`recipe`]) that names the part, and the bytes that are its own.
 
 use crate::checksum::{self, Binding};
 use crate::{ALIGN, BLOCK, Digest, round_up};
@@ -111,12 +114,52 @@ layout! {
     pub struct BlobRow[48] {
         /// SHA-256 of the blob's bytes.
         digest: [u8; 32],
-        /// Where the blob starts in the entry's raw bytes.
+        /// Bits 0–55: where the blob starts in the entry's raw bytes. Bits 56–63, its form: 0 plain, 1 composed.
         raw_offset: u64,
-        /// In bytes.
+        /// Of the blob, in bytes, whatever its form.
         length: u64,
     }
 }
+
+/// [`BlobRow::raw_offset`]: the bits that are the offset.
+pub const RAW_OFFSET: u64 = (1 << 56) - 1;
+/// [`BlobRow::raw_offset`]: the blob's bytes are not here but what its recipe makes.
+pub const COMPOSED: u64 = 1 << 56;
+
+layout! {
+    /// Starts the raw bytes of a composed blob; its pieces follow, then its own bytes.
+    pub struct RecipeHeader[16] {
+        /// ASCII `RCP1`.
+        magic: [u8; 4],
+        /// Pieces that follow, 1 to 1024.
+        piece_count: u32,
+        /// Length of the bytes behind the pieces: the sum of those of kind 0.
+        own_len: u64,
+    }
+}
+
+layout! {
+    /// A piece of a composed blob.
+    pub struct Piece[48] {
+        /// 0: the next own bytes. 1: a part, stored plainly under its digest.
+        kind: u8,
+        /// Zero.
+        reserved: [u8; 7],
+        /// In bytes, at least 1.
+        length: u64,
+        /// SHA-256 of the part; zeros for own bytes.
+        digest: [u8; 32],
+    }
+}
+
+/// [`Piece::kind`]: own bytes.
+pub const PIECE_OWN: u8 = 0;
+/// [`Piece::kind`]: a part.
+pub const PIECE_PART: u8 = 1;
+/// First bytes of a recipe.
+pub const RECIPE_MAGIC: [u8; 4] = *b"RCP1";
+/// Most pieces in a recipe.
+pub const PIECES_MAX: usize = 1024;
 
 const ENTRY_CHECKED: usize = 44;
 const ENTRY_CRC: usize = 60;
@@ -248,8 +291,59 @@ pub fn read_trailer(bytes: &[u8], place: &Binding) -> Option<(TrailerHeader, Vec
         return None;
     }
     let rows: Vec<BlobRow> = body.chunks_exact(BlobRow::SIZE).filter_map(BlobRow::decode).collect();
-    let inside = rows.iter().all(|r| r.raw_offset.checked_add(r.length).is_some_and(|end| end <= h.raw_len));
+    let inside = rows.iter().all(|r| {
+        let least = if r.raw_offset > RAW_OFFSET { RecipeHeader::SIZE as u64 } else { r.length };
+        (r.raw_offset & RAW_OFFSET).checked_add(least).is_some_and(|end| end <= h.raw_len)
+    });
     inside.then_some((h, rows))
+}
+
+/// What a composed blob is made of. Decoding believes no length: pieces are counted before they are read, and must add up.
+pub mod recipe {
+    use super::{PIECE_OWN, PIECE_PART, PIECES_MAX, Piece, RECIPE_MAGIC, RecipeHeader};
+
+    /// Length of a recipe, its own bytes not counted, from its first 16 bytes; `None`: it is none.
+    #[must_use]
+    pub fn length(head: &[u8]) -> Option<usize> {
+        let h = RecipeHeader::decode(head.get(..RecipeHeader::SIZE)?)?;
+        let count = h.piece_count as usize;
+        let fits = h.magic == RECIPE_MAGIC && (1..=PIECES_MAX).contains(&count);
+        fits.then_some(RecipeHeader::SIZE + count * Piece::SIZE)
+    }
+
+    /// The pieces of the recipe at the start of `bytes`, for a blob of `length` bytes; `None`: it is none, or makes another
+    /// length.
+    #[must_use]
+    pub fn decode(bytes: &[u8], length: u64) -> Option<Vec<Piece>> {
+        let (head, body) = bytes.get(..self::length(bytes)?)?.split_at_checked(RecipeHeader::SIZE)?;
+        let h = RecipeHeader::decode(head)?;
+        let pieces: Vec<Piece> = body.chunks_exact(Piece::SIZE).filter_map(Piece::decode).collect();
+        let (mut own, mut all) = (0u64, 0u64);
+        for p in &pieces {
+            let possible = match p.kind {
+                PIECE_OWN => p.digest == [0; 32],
+                kind => kind == PIECE_PART,
+            };
+            if !possible || p.reserved != [0; 7] || p.length == 0 {
+                return None;
+            }
+            all = all.checked_add(p.length)?;
+            own = own.checked_add(if p.kind == PIECE_OWN { p.length } else { 0 })?;
+        }
+        (all == length && own == h.own_len).then_some(pieces)
+    }
+
+    /// A recipe; the own bytes of its pieces follow it.
+    #[must_use]
+    pub fn encode(pieces: &[Piece]) -> Vec<u8> {
+        let own_len = pieces.iter().filter(|p| p.kind == PIECE_OWN).map(|p| p.length).sum();
+        let piece_count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+        let mut out = RecipeHeader { magic: RECIPE_MAGIC, piece_count, own_len }.encode().to_vec();
+        for p in pieces {
+            out.extend_from_slice(&p.encode());
+        }
+        out
+    }
 }
 
 /// Where a blob lies: what an index keeps of a [`BlobRow`].
@@ -260,11 +354,31 @@ pub struct Extent {
     pub entry_offset: u64,
     /// Length of the entry.
     pub entry_len: u64,
-    /// Where the blob starts in the entry's raw bytes.
+    /// As in [`BlobRow`]: place in the entry's raw bytes, and form.
     pub raw_offset: u64,
     /// The blob's length in bytes.
     pub length: u64,
     pub digest: Digest,
+}
+
+impl Extent {
+    /// Where the blob, or its recipe, starts in the entry's raw bytes.
+    #[must_use]
+    pub const fn start(&self) -> u64 {
+        self.raw_offset & RAW_OFFSET
+    }
+
+    /// Whether the blob's bytes lie here, one after the other.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.raw_offset <= RAW_OFFSET
+    }
+
+    /// Whether the blob is made by a recipe. A blob that is neither plain nor composed has a form of a later version.
+    #[must_use]
+    pub const fn is_composed(&self) -> bool {
+        self.raw_offset & !RAW_OFFSET == COMPOSED
+    }
 }
 
 #[cfg(test)]
@@ -304,5 +418,30 @@ mod tests {
         }
         let outside = [BlobRow { digest: [1; 32], raw_offset: 1, length: 5 }];
         assert!(read_trailer(&trailer_bytes(&outside, 1, 5, 256, &place), &place).is_none());
+        // A composed blob is longer than its recipe; but its recipe starts within.
+        let composed = |at| [BlobRow { digest: [1; 32], raw_offset: COMPOSED | at, length: 1 << 40 }];
+        assert!(read_trailer(&trailer_bytes(&composed(4), 1, 20, 256, &place), &place).is_some());
+        assert!(read_trailer(&trailer_bytes(&composed(5), 1, 20, 256, &place), &place).is_none());
+    }
+
+    #[test]
+    fn a_recipe_must_add_up() {
+        let own = |length| Piece { kind: PIECE_OWN, reserved: [0; 7], length, digest: [0; 32] };
+        let part = |length| Piece { kind: PIECE_PART, reserved: [0; 7], length, digest: [7; 32] };
+        let pieces = [own(10), part(5000), own(3)];
+        let bytes = recipe::encode(&pieces);
+        assert_eq!(recipe::length(&bytes), Some(bytes.len()));
+        assert_eq!(recipe::decode(&bytes, 5013).as_deref(), Some(&pieces[..]));
+        assert!(recipe::decode(&bytes, 5014).is_none());
+        assert!(recipe::decode(&bytes[..bytes.len() - 1], 5013).is_none());
+        for (at, value) in [(0, b'X'), (4, 4), (4, 0), (8, 14), (16, 2), (17, 1), (24, 11), (32, 1)] {
+            let mut bad = bytes.clone();
+            bad[at] = value;
+            bad.resize(bad.len() + Piece::SIZE, 0);
+            assert!(recipe::decode(&bad, 5013).is_none(), "byte {at}");
+        }
+        assert!(recipe::decode(&recipe::encode(&[own(u64::MAX), part(2)]), 1).is_none());
+        assert!(recipe::length(&recipe::encode(&vec![own(1); PIECES_MAX + 1])).is_none());
+        assert!(recipe::decode(&recipe::encode(&[]), 0).is_none());
     }
 }

@@ -5,7 +5,7 @@
 
 mod build;
 
-use build::{CARD, MAIL, NOTE, STORE, photo, place, samples, store};
+use build::{CARD, MAIL, NOTE, STORE, letter, photo, place, reply, samples, store};
 use mailstrata_format::checksum;
 use mailstrata_format::file::{FileHeader, Superblock};
 use mailstrata_format::frame::{self, BlobRef, Envelope, FrameHeader};
@@ -83,6 +83,23 @@ fn walk_segment(bytes: &[u8], number: u64) -> Result<Walked<'_>, Fault> {
     Ok(w)
 }
 
+/// A composed blob whose parts lie in the same entry.
+fn compose(raw: &[u8], start: usize, rows: &[BlobRow], length: u64) -> Result<Vec<u8>, Fault> {
+    let pieces = pack::recipe::decode(&raw[start..], length).ok_or("recipe")?;
+    let (mut at, mut out) = (start + pack::recipe::length(&raw[start..]).ok_or("recipe")?, vec![]);
+    for p in pieces {
+        let length = p.length as usize;
+        if p.kind == pack::PIECE_OWN {
+            out.extend_from_slice(&raw[at..at + length]);
+            at += length;
+        } else {
+            let part = rows.iter().find(|r| r.digest == p.digest && r.raw_offset <= pack::RAW_OFFSET).ok_or("part")?;
+            out.extend_from_slice(&raw[part.raw_offset as usize..part.raw_offset as usize + length]);
+        }
+    }
+    Ok(out)
+}
+
 /// The blobs of a pack with the entry's raw bytes, where its chunks are plain, and the end of its content.
 fn walk_pack(bytes: &[u8], number: u64) -> Result<(Vec<BlobRow>, usize), Fault> {
     let name = FileName::new(FileKind::Pack, number);
@@ -106,8 +123,13 @@ fn walk_pack(bytes: &[u8], number: u64) -> Result<(Vec<BlobRow>, usize), Fault> 
         here += entry.trailer_len as usize;
         require((here - start) as u64 == entry.length && t.entry_len == entry.length, "entry length")?;
         for r in &rows {
-            let range = r.raw_offset as usize..(r.raw_offset + r.length) as usize;
-            require(!plain || Digest::of(&raw[range]).0 == r.digest, "digest")?;
+            let start = (r.raw_offset & pack::RAW_OFFSET) as usize;
+            if r.raw_offset > pack::RAW_OFFSET {
+                let bytes = compose(&raw, start, &rows, r.length)?;
+                require(Digest::of(&bytes).0 == r.digest, "digest")?;
+                continue;
+            }
+            require(!plain || Digest::of(&raw[start..start + r.length as usize]).0 == r.digest, "digest")?;
         }
         blobs.extend(rows);
         let next = here.next_multiple_of(BLOCK);
@@ -201,7 +223,8 @@ fn the_packs_hold_what_was_put_in() {
         rows.iter().map(|r| Digest(r.digest)).collect::<Vec<_>>()
     };
     assert_eq!(digests("pack/00000001.pack", 1), [Digest::of(MAIL), Digest::of(CARD), Digest::of(&photo())]);
-    assert_eq!(digests("pack/00000002.pack", 2), [Digest::of(NOTE)]);
+    let with_parts = [Digest::of(NOTE), Digest::of(&letter()), Digest::of(&photo()), Digest::of(&reply())];
+    assert_eq!(digests("pack/00000002.pack", 2), with_parts);
 }
 
 #[test]

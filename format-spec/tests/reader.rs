@@ -4,7 +4,7 @@
 
 mod build;
 
-use build::{CARD, Chunk, Log, MAIL, NOTE, Pack, STORE, photo, plain, sample, samples, store};
+use build::{CARD, Chunk, Log, MAIL, NOTE, Pack, STORE, letter, photo, plain, reply, sample, samples, store};
 use mailstrata_format::checksum::Binding;
 use mailstrata_format::file::{FLAG_OVERSIZE, FileHeader};
 use mailstrata_format::manifest::Manifest;
@@ -92,10 +92,10 @@ fn it_gives_every_blob_back() {
     let said = run(&python, &fixture().join("store"), &["--blobs", out.0.to_str().unwrap()]);
     assert_eq!((said.code, said.findings.as_str()), (0, ""));
     let photo = photo();
-    for blob in [MAIL, CARD, NOTE, &photo] {
+    for blob in [MAIL, CARD, NOTE, &photo, &letter(), &reply()] {
         assert_eq!(std::fs::read(out.0.join(Digest::of(blob).to_string())).unwrap(), blob);
     }
-    assert_eq!(std::fs::read_dir(&out.0).unwrap().count(), 4);
+    assert_eq!(std::fs::read_dir(&out.0).unwrap().count(), 6);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn damage_costs_what_it_hit_and_has_its_code() {
         ),
         ("pack-never-synced", |f| drop(f.insert("pack/00000003.pack", vec![0; 8192])), 0, &[], all),
         ("active-pack-header", |f| flip(f, "pack/00000002.pack", 60), 13, &["D02"], all),
-        ("torn-flush", |f| flip(f, "pack/00000002.pack", 9000), 0, &[], all),
+        ("torn-flush", |f| flip(f, "pack/00000002.pack", 12500), 0, &[], all),
         ("temporary-files", |f| drop(f.insert("log/spare.tmp", vec![0; 16384])), 0, &[], all),
     ];
     let judge = |(name, harm, code, codes, printed): &Case<'_>| {

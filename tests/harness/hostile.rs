@@ -155,7 +155,23 @@ pub fn pack(data: &[u8]) {
         }
         if let Some((h, rows)) = pack::read_trailer(bytes, &place) {
             assert_eq!(rows.len(), h.blob_count as usize);
-            assert!(rows.iter().all(|r| r.raw_offset + r.length <= h.raw_len));
+            assert!(rows.iter().all(|r| r.raw_offset > pack::RAW_OFFSET || r.raw_offset + r.length <= h.raw_len));
+            assert!(rows.iter().all(|r| r.raw_offset & pack::RAW_OFFSET <= h.raw_len));
+        }
+        if let Some(len) = pack::recipe::length(bytes) {
+            assert!(len <= pack::RecipeHeader::SIZE + pack::PIECES_MAX * pack::Piece::SIZE);
+            // The length that makes it possible, if any does.
+            let h = pack::RecipeHeader::decode(bytes);
+            let body = bytes.get(pack::RecipeHeader::SIZE..len);
+            let lengths = |b: &[u8]| -> u64 {
+                let pieces = b.chunks_exact(pack::Piece::SIZE).filter_map(pack::Piece::decode);
+                pieces.fold(0, |all, p| all.wrapping_add(p.length))
+            };
+            let all = body.map(lengths);
+            if let (Some(h), Some(pieces)) = (h, all.and_then(|all| pack::recipe::decode(bytes, all))) {
+                assert!((1..=pack::PIECES_MAX).contains(&pieces.len()) && pieces.len() == h.piece_count as usize);
+                assert_eq!(pack::recipe::encode(&pieces), bytes[..len]);
+            }
         }
     };
     look(data);
@@ -346,7 +362,13 @@ pub fn seeds_for(target: &str) -> Vec<Vec<u8>> {
         "group" => vec![cut(&bytes(".seg"), BLOCK, BLOCK)],
         "pack" => {
             let b = bytes(".pack");
-            vec![cut(&b, BLOCK, 400), cut(&b, BLOCK + EntryHeader::SIZE, 400), cut(&b, BLOCK, EntryHeader::SIZE)]
+            let piece = |kind, digest| pack::Piece { kind, reserved: [0; 7], length: 5000, digest };
+            vec![
+                cut(&b, BLOCK, 400),
+                cut(&b, BLOCK + EntryHeader::SIZE, 400),
+                cut(&b, BLOCK, EntryHeader::SIZE),
+                pack::recipe::encode(&[piece(pack::PIECE_OWN, [0; 32]), piece(pack::PIECE_PART, [7; 32])]),
+            ]
         }
         "manifest" => vec![cut(&bytes("MANIFEST"), BLOCK, 4096), cut(&bytes("SUPERBLOCK"), 0, 200)],
         "index" => {

@@ -75,6 +75,8 @@ pub struct Workload {
     accounts: Vec<(Vec<u8>, Option<AccountId>)>,
     items: Vec<(Vec<u8>, ItemKind)>,
     recent: Vec<Arc<[u8]>>,
+    /// What several blobs hold as a part.
+    parts: Vec<Vec<u8>>,
     reported: Vec<Event>,
     positions: u64,
     now: i64,
@@ -130,6 +132,7 @@ impl Workload {
             accounts,
             items,
             recent: Vec::new(),
+            parts: Vec::new(),
             reported: Vec::new(),
             positions: 0,
             now,
@@ -243,6 +246,9 @@ impl Workload {
                 .for_each(|(i, b)| *b = b" the quick brown fox"[(i + usize::from(*b % 2)) % 20]),
             _ => bytes.iter_mut().skip(16).for_each(|b| *b = 0),
         }
+        if self.rng.percent(30) {
+            self.attach(&mut bytes);
+        }
         let bytes: Arc<[u8]> = bytes.into();
         if self.recent.len() >= 8 {
             let at = self.rng.index(8);
@@ -251,6 +257,24 @@ impl Workload {
             self.recent.push(bytes.clone());
         }
         Some(bytes)
+    }
+
+    /// Adds parts that other blobs have as well, between delimiters.
+    fn attach(&mut self, bytes: &mut Vec<u8>) {
+        if self.parts.len() < 4 {
+            let len = 4096 + self.rng.index(4000);
+            let part = self.rng.bytes(len);
+            self.parts.push(part);
+        }
+        for _ in 0..1 + self.rng.index(3) {
+            let part = self.rng.pick(&self.parts);
+            if bytes.len() + part.len() + 64 > self.bounds.blob_max {
+                return;
+            }
+            bytes.extend_from_slice(b"\n--part\nContent-Type: x/y\n\n");
+            bytes.extend_from_slice(part);
+        }
+        bytes.extend_from_slice(b"\n--part--\n");
     }
 
     fn contents(&mut self) -> (Vec<Blob>, Vec<Arc<[u8]>>) {

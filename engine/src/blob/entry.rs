@@ -5,13 +5,13 @@ use mailstrata_format::frame::{CODEC_PLAIN, CODEC_ZSTD};
 use mailstrata_format::pack::{
     self, BlobRow, CHUNK_MAGIC, CHUNK_RAW_MAX, ChunkHeader, ENTRY_MAGIC, EntryHeader, TrailerHeader,
 };
-use mailstrata_format::{ALIGN, Binding, Digest};
+use mailstrata_format::{ALIGN, Binding};
 use std::cell::RefCell;
 
-/// Compression level. On 20,000 synthetic mails (696 MB, half of it base64 of random bytes) in chunks of 256 KiB, one core:
-/// level 3 gives 392.4 MB in 1.6 s, 6 gives 388.4 in 3.4 s, 9 gives 385.9 in 5.4 s. Two cores read and hash the same mails
-/// in half a second, so 6 is the last that keeps a first backup well below half of what others need.
-pub const LEVEL: i32 = 6;
+/// Compression level. 334 MB of mail in chunks of 256 KiB, one core: level 1 gives 139.6 MB at 578 MB/s, 2 137.3 at 450,
+/// 3 136.1 at 335, 4 133.5 at 163, 6 132.7 at 129, 9 131.5 at 87. Behind 3 little is won for much; storing parts once
+/// ([`super::compose`]) gives twice what the step from 3 to 6 does.
+pub const LEVEL: i32 = 3;
 
 thread_local! {
     static COMPRESSOR: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
@@ -89,7 +89,6 @@ impl Chunk {
 }
 
 /// An entry ready to be given a place.
-#[derive(Default)]
 pub struct Entry {
     chunks: Vec<Chunk>,
     rows: Vec<BlobRow>,
@@ -97,47 +96,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry of one chunk that small blobs share. `raw` holds them one after the other, at most [`CHUNK_RAW_MAX`] bytes.
+    /// An entry of these raw bytes, with at most [`pack::ENTRY_BLOBS_MAX`] rows.
     #[must_use]
-    pub fn shared(raw: &[u8], blobs: &[(Digest, u64)]) -> Self {
-        let mut at = 0;
-        let rows = blobs
-            .iter()
-            .map(|(digest, length)| {
-                let row = BlobRow { digest: digest.0, raw_offset: at, length: *length };
-                at += length;
-                row
-            })
-            .collect();
-        Self { chunks: vec![Chunk::new(raw, 0)], rows, raw_len: raw.len() as u64 }
+    pub fn new(raw: &[u8], rows: Vec<BlobRow>) -> Self {
+        debug_assert!(rows.len() <= pack::ENTRY_BLOBS_MAX);
+        // An entry of nothing but the empty blob has a chunk as well.
+        let pieces = raw.chunks(CHUNK_RAW_MAX).chain(raw.is_empty().then_some(raw));
+        let chunks = (0u64..).step_by(CHUNK_RAW_MAX).zip(pieces).map(|(at, piece)| Chunk::new(piece, at)).collect();
+        Self { chunks, rows, raw_len: raw.len() as u64 }
     }
 
-    /// Adds a chunk of a blob that has the entry for itself.
-    pub fn push(&mut self, raw: &[u8]) {
-        self.chunks.push(Chunk::new(raw, self.raw_len));
-        self.raw_len += raw.len() as u64;
-    }
-
-    /// Ends an entry that was filled by [`Entry::push`].
-    pub fn finish(&mut self, digest: Digest) {
-        self.rows = vec![BlobRow { digest: digest.0, raw_offset: 0, length: self.raw_len }];
-    }
-
-    /// Stored bytes kept in memory.
-    #[must_use]
-    pub fn stored(&self) -> u64 {
+    fn stored(&self) -> u64 {
         self.chunks.iter().map(Chunk::file_len).sum()
-    }
-
-    /// The chunks so far, for an entry that turns out to be oversize.
-    pub fn into_chunks(self) -> Vec<Chunk> {
-        self.chunks
-    }
-
-    /// Uncompressed length.
-    #[must_use]
-    pub fn raw_len(&self) -> u64 {
-        self.raw_len
     }
 
     /// The blobs of the entry.

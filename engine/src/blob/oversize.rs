@@ -3,7 +3,7 @@
 //! The pack is written under a temporary name and gets its own when it is complete, durable and sealed; only then can a
 //! frame name the blob (W1). A crash leaves a temporary file that the next writer removes.
 
-use super::entry::{Chunk, Entry};
+use super::entry::Chunk;
 use crate::catalog::{Pack, PackPart};
 use crate::disk::{Buffer, File, OpenMode, write_full};
 use crate::error::{Error, Result};
@@ -34,12 +34,11 @@ pub struct Oversize<'a> {
 }
 
 impl<'a> Oversize<'a> {
-    /// Starts a pack with the chunks there are.
-    pub fn start(files: &'a Files, number: u64, created: i64, so_far: Entry) -> Result<Self> {
+    /// Starts a pack.
+    pub fn start(files: &'a Files, number: u64, created: i64) -> Result<Self> {
         let name = FileName::new(FileKind::Pack, number);
         let temp = files.dir.join(format!("pack/{number:08}.tmp"));
         let file = files.disk.open(&temp, OpenMode::CreateNewDirect).map_err(Error::io("creating", &temp))?;
-        let raw_len = so_far.raw_len();
         let mut this =
             Self { files, name, temp, file, buffer: Buffer::new(BUFFER), filled: 0, start: 0, chunks: 0, raw_len: 0 };
         let header = FileHeader { flags: FLAG_OVERSIZE, ..FileHeader::new(files.store, name, created) };
@@ -59,10 +58,6 @@ impl<'a> Oversize<'a> {
         };
         let bytes = entry.sealed(&this.place());
         this.put(&bytes)?;
-        for chunk in so_far.into_chunks() {
-            this.chunk(&chunk)?;
-        }
-        this.raw_len = raw_len;
         Ok(this)
     }
 

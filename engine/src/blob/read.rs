@@ -8,6 +8,7 @@ use mailstrata_format::frame::{CODEC_PLAIN, CODEC_ZSTD};
 use mailstrata_format::pack::{ChunkHeader, EntryHeader, Extent, chunk_len};
 use mailstrata_format::{Binding, Damage, DamageKind, FileKind, FileName};
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 thread_local! {
@@ -59,18 +60,34 @@ impl Source<'_> {
     }
 }
 
-/// Streams a blob to `sink` and verifies its digest. Bytes that reached `sink` were each under a verified checksum; when the
-/// digest is wrong all the same, the error comes after them.
+/// Streams a plain blob to `sink` and verifies its digest. Bytes that reached `sink` were each under a verified checksum; when
+/// the digest is wrong all the same, the error comes after them.
 pub fn stream(files: &Files, extent: &Extent, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     let name = FileName::new(FileKind::Pack, extent.pack);
-    let damage = |offset, kind| Error::Damage(Damage::new(name, offset, kind));
-    let wrong = || damage(extent.entry_offset, DamageKind::BlobDigest);
+    let wrong = || Error::Damage(Damage::new(name, extent.entry_offset, DamageKind::BlobDigest));
     let mut hasher = Hasher::default();
-    let end = extent.raw_offset.checked_add(extent.length).ok_or_else(wrong)?;
+    let end = extent.start().checked_add(extent.length).ok_or_else(wrong)?;
+    range(files, extent, extent.start()..end, &mut |bytes| {
+        hasher.update(bytes);
+        sink(bytes)
+    })?;
+    if hasher.finish() == extent.digest { Ok(()) } else { Err(wrong()) }
+}
+
+/// Streams a range of an entry's raw bytes to `sink`, each byte under a verified checksum.
+pub fn range(
+    files: &Files,
+    extent: &Extent,
+    range: Range<u64>,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let name = FileName::new(FileKind::Pack, extent.pack);
+    let damage = |offset, kind| Error::Damage(Damage::new(name, offset, kind));
+    let end = range.end;
     let place = Binding::new(files.store, name, 0);
     let mut source = None;
     let mut at = extent.entry_offset + EntryHeader::SIZE as u64;
-    let mut done = extent.raw_offset;
+    let mut done = range.start;
     let limit = extent.entry_offset + extent.entry_len;
     while done < end {
         if let Some(raw) = files.chunks.get(&(extent.pack, at)) {
@@ -78,7 +95,7 @@ pub fn stream(files: &Files, extent: &Extent, sink: &mut dyn FnMut(&[u8]) -> Res
             let (head, raw) = raw.split_at(16);
             let word =
                 |i: usize| head.get(i..i + 8).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-            give(raw, word(0), &mut done, end, &mut hasher, sink)?;
+            give(raw, word(0), &mut done, end, sink)?;
             at += word(8);
             continue;
         }
@@ -113,9 +130,9 @@ pub fn stream(files: &Files, extent: &Extent, sink: &mut dyn FnMut(&[u8]) -> Res
         if header.raw_offset > done || raw.is_empty() {
             return Err(damage(at, DamageKind::Chunk));
         }
-        give(&raw, header.raw_offset, &mut done, end, &mut hasher, sink)?;
+        give(&raw, header.raw_offset, &mut done, end, sink)?;
         // A chunk that many blobs share is worth keeping.
-        if extent.length < raw.len() as u64 {
+        if range.end - range.start < raw.len() as u64 {
             let mut kept = Vec::with_capacity(raw.len() + 16);
             kept.extend_from_slice(&header.raw_offset.to_le_bytes());
             kept.extend_from_slice(&length.to_le_bytes());
@@ -124,7 +141,7 @@ pub fn stream(files: &Files, extent: &Extent, sink: &mut dyn FnMut(&[u8]) -> Res
         }
         at += length;
     }
-    if hasher.finish() == extent.digest { Ok(()) } else { Err(wrong()) }
+    Ok(())
 }
 
 /// Passes on the part of a chunk that belongs to the blob.
@@ -133,13 +150,11 @@ fn give(
     raw_offset: u64,
     done: &mut u64,
     end: u64,
-    hasher: &mut Hasher,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let from = usize::try_from(done.saturating_sub(raw_offset)).unwrap_or(usize::MAX).min(raw.len());
     let to = usize::try_from(end - raw_offset).unwrap_or(usize::MAX).min(raw.len());
     let part = raw.get(from..to).unwrap_or_default();
-    hasher.update(part);
     sink(part)?;
     *done += part.len() as u64;
     Ok(())

@@ -439,6 +439,7 @@ impl Shared {
         wake: &mut Option<Wake>,
     ) -> Result<Vec<Buffer>> {
         let mut ops = Vec::with_capacity(writes.len());
+        let ends: Vec<_> = writes.iter().map(|w| (w.table.clone(), w.offset + w.len as u64)).collect();
         for w in writes {
             let file = self.pack_file(d, &w.table)?;
             let end = w.offset + w.len as u64;
@@ -464,6 +465,7 @@ impl Shared {
                     .map_err(Error::io("writing a pack in", &dir))?;
                 buffers.push(buffer);
             }
+            ends.iter().for_each(|(table, end)| table.note_written(*end));
             return Ok(buffers);
         };
         let ops = ops
@@ -472,6 +474,7 @@ impl Shared {
             .collect();
         let (buffers, result) = run_all_while(queue, ops, &mut || self.wake_now(wake));
         result.map_err(Error::io("writing a pack in", &dir))?;
+        ends.iter().for_each(|(table, end)| table.note_written(*end));
         Ok(buffers)
     }
 
@@ -506,7 +509,7 @@ impl Shared {
             None => files.iter().try_for_each(|f| f.sync()),
         }
         .map_err(Error::io("syncing a pack in", dir))?;
-        d.dirty.clear();
+        d.dirty.drain(..).for_each(|table| table.note_durable());
         Ok(())
     }
 

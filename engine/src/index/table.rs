@@ -10,6 +10,7 @@ use mailstrata_format::index::Row;
 use mailstrata_format::pack::Extent;
 use mailstrata_format::{Digest, FileKind, FileName};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Takes a lock that a panicking thread may have left: its data are only ever replaced whole.
@@ -397,13 +398,37 @@ pub struct PackTable {
     /// Set once the file exists.
     pub file: OnceLock<Arc<dyn File>>,
     extents: RwLock<HashMap<Digest, Extent>>,
+    written: AtomicU64,
+    durable: AtomicU64,
 }
 
 impl PackTable {
     /// An empty table.
     #[must_use]
     pub fn new(number: u64) -> Self {
-        Self { number, file: OnceLock::new(), extents: RwLock::default() }
+        Self {
+            number,
+            file: OnceLock::new(),
+            extents: RwLock::default(),
+            written: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+        }
+    }
+
+    /// Notes that the file is written up to `end`.
+    pub fn note_written(&self, end: u64) {
+        self.written.fetch_max(end, Ordering::AcqRel);
+    }
+
+    /// Notes that what is written is durable. Only who writes may call it, after the sync.
+    pub fn note_durable(&self) {
+        self.durable.fetch_max(self.written.load(Ordering::Acquire), Ordering::AcqRel);
+    }
+
+    /// Up to where the file is durable at least.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
     }
 
     /// Adds an extent; the first of a digest stays.

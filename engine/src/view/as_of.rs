@@ -5,7 +5,7 @@
 
 use super::log::LogCursor;
 use super::read as frames;
-use crate::blob::{known, read as blobs};
+use crate::blob::{compose, known};
 use crate::catalog::{Catalog, Segment, SegmentCursor, SegmentPart};
 use crate::error::{Error, Result};
 use crate::files::Files;
@@ -201,7 +201,7 @@ impl View {
         let mut last = Error::Damage(Damage::new(FileName::new(FileKind::Pack, 0), 0, DamageKind::BlobMissing));
         for extent in copies {
             let mut sent = false;
-            let outcome = blobs::stream(&self.files, &extent, &mut |bytes| {
+            let outcome = compose::stream(&self.catalog, &self.files, &extent, &mut |bytes| {
                 sent |= !bytes.is_empty();
                 sink(bytes)
             });

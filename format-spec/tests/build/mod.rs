@@ -5,7 +5,7 @@ use mailstrata_format::file::{FileHeader, Superblock};
 use mailstrata_format::frame::{self, BlobRef, Envelope};
 use mailstrata_format::index::{self, PackRow, Row, Trailer};
 use mailstrata_format::manifest::{self, Manifest, ManifestEntry};
-use mailstrata_format::pack::{self, BlobRow, ChunkHeader, EntryHeader, TrailerHeader};
+use mailstrata_format::pack::{self, BlobRow, ChunkHeader, EntryHeader, Piece, TrailerHeader};
 use mailstrata_format::record::v1::{self, AttributeV1, TransactionV1, present};
 use mailstrata_format::segment::{self, GroupHeader};
 use mailstrata_format::{AccountId, BLOCK, Digest, FileKind, FileName, ItemKey, ItemKind, Operation, StoreId, digest};
@@ -30,6 +30,30 @@ fn mail_and_card_zstd() -> Vec<u8> {
 
 pub fn photo() -> Vec<u8> {
     (0u32..3000).map(|i| ((i * i * 31 + i * 7) >> 3) as u8).collect()
+}
+
+const LETTER: &[u8] = b"Subject: a photo\r\n\r\n--b\r\n\r\n";
+const REPLY: [&[u8]; 2] = [b"Subject: Re: a photo\r\n\r\nMine:\r\n--c\r\n\r\n", b"\r\n--c--\r\n"];
+
+/// A message with `photo` as a part.
+pub fn letter() -> Vec<u8> {
+    [LETTER, &photo()].concat()
+}
+
+/// Another.
+pub fn reply() -> Vec<u8> {
+    [REPLY[0], &photo(), REPLY[1]].concat()
+}
+
+/// `reply` as it is stored.
+pub fn recipe() -> Vec<u8> {
+    let piece = |kind, bytes: &[u8], digest| Piece { kind, reserved: [0; 7], length: bytes.len() as u64, digest };
+    let pieces = [
+        piece(pack::PIECE_OWN, REPLY[0], [0; 32]),
+        piece(pack::PIECE_PART, &photo(), Digest::of(&photo()).0),
+        piece(pack::PIECE_OWN, REPLY[1], [0; 32]),
+    ];
+    [&pack::recipe::encode(&pieces), REPLY[0], REPLY[1]].concat()
 }
 
 pub fn place(kind: FileKind, number: u64, offset: usize) -> Binding {
@@ -460,8 +484,6 @@ impl Pack {
     }
 
     pub fn entry(&mut self, chunks: &[Chunk], blobs: &[&[u8]]) {
-        let start = self.bytes.len();
-        let at = |offset| place(FileKind::Pack, self.number, offset);
         let mut raw_offset = 0;
         let rows: Vec<BlobRow> = blobs
             .iter()
@@ -471,6 +493,13 @@ impl Pack {
                 row
             })
             .collect();
+        self.entry_of(chunks, rows);
+    }
+
+    pub fn entry_of(&mut self, chunks: &[Chunk], rows: Vec<BlobRow>) {
+        let start = self.bytes.len();
+        let at = |offset| place(FileKind::Pack, self.number, offset);
+        let raw_offset = chunks.iter().map(|c| c.raw_len as u64).sum();
         let trailer_len = TrailerHeader::SIZE + rows.len() * BlobRow::SIZE;
         let length: u64 = chunks.iter().map(|c| pack::chunk_len(c.stored.len() as u32)).sum();
         let length = length + (EntryHeader::SIZE + trailer_len) as u64;
@@ -575,7 +604,20 @@ pub fn store() -> BTreeMap<&'static str, Vec<u8>> {
     let mut second = Pack::start(2);
     let second_start = second.bytes.len() as u64;
     second.entry(&[plain(NOTE)], &[NOTE]);
-    second.bytes.resize(12288, 0);
+    // A letter with an attachment that has a row of its own, and one that is composed of the attachment and its own lines.
+    let (letter, reply) = (letter(), reply());
+    let recipe = recipe();
+    let rows = vec![
+        BlobRow { digest: Digest::of(&letter).0, raw_offset: 0, length: letter.len() as u64 },
+        BlobRow { digest: Digest::of(&photo).0, raw_offset: LETTER.len() as u64, length: photo.len() as u64 },
+        BlobRow {
+            digest: Digest::of(&reply).0,
+            raw_offset: pack::COMPOSED | letter.len() as u64,
+            length: reply.len() as u64,
+        },
+    ];
+    second.entry_of(&[plain(&letter), plain(&recipe)], rows);
+    second.bytes.resize(16384, 0);
 
     let samples = samples();
     let mut one = Log::start(1, None);
