@@ -521,7 +521,7 @@ fn ten_thousand_openings_leave_nothing_behind() {
     };
     (0..20).for_each(|_| cycle());
     let before = descriptors();
-    let real = cases(300);
+    let real = cases(150);
     (0..real).for_each(|_| cycle());
     let after = descriptors();
     // Other tests of this process open and close theirs.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All tests. Installs what they need beside Rust: Python's xxhash and zstandard (in a virtual environment below target/) and,
-# as root on Debian, a delivery agent, file systems, strace and faketime. What cannot be installed is said, and the tests that need it say that they are skipped.
+# as root on Debian, a delivery agent, file systems, strace and faketime. What cannot be installed is said, and the tests that
+# need it say that they are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -51,6 +52,7 @@ cargo build --quiet --workspace --all-targets
 step "testing"
 MAILSTRATA_SUMMARY="$PWD/target/summary.tsv"
 export MAILSTRATA_SUMMARY
+mkdir -p target
 rm -f "$MAILSTRATA_SUMMARY"
 tested=0
 cargo test --quiet --workspace --no-fail-fast -- "$@" || tested=$?
