@@ -303,7 +303,7 @@ fn a_copy_taken_while_it_is_written_opens_and_holds_what_was_acknowledged() {
     let mut child = p.command(["append"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let feeder = std::thread::spawn(move || {
-        for n in 0..20_000 {
+        for n in 0..8_000 {
             if stdin.write_all(format!("{}\n", event(n)).as_bytes()).is_err() {
                 break;
             }
@@ -324,7 +324,7 @@ fn a_copy_taken_while_it_is_written_opens_and_holds_what_was_acknowledged() {
     let mut copies = 0;
     let mut beside = 0;
     let mut newer = 0;
-    for n in 0..cases(40) {
+    for n in 0..cases(10) {
         std::thread::sleep(Duration::from_millis(20 + n * 7 % 50));
         let before = acknowledged.lock().unwrap().clone();
         let copy = Program::new();
