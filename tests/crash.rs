@@ -217,3 +217,44 @@ fn a_created_store_is_there_after_a_power_cut() {
     }
     tally.finish("power cuts after creation", "all unsynced changes lost");
 }
+
+/// Many small runs, each change of the disk a place for several power cuts; one or two recoveries each, and nothing more.
+#[test]
+fn any_change_of_a_small_store_may_be_the_last() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    let mut recoveries = 0;
+    for seed in seeds(1000, 150) {
+        let mut rng = Rng::new(seed);
+        let bounds = Bounds {
+            accounts: 1 + rng.index(2),
+            items: 1 + rng.index(4),
+            // Now and then one that has a file of its own.
+            blob_max: *rng.pick(&[100, 2000, 2000, 8000, 8000, 70_000]),
+            attribute_max: *rng.pick(&[20, 2000]),
+            incarnations: rng.percent(50),
+        };
+        let steps = *rng.pick(&[6, 12, 24]);
+        let run = record(seed, steps, bounds).unwrap_or_else(|e| panic!("MAILSTRATA_SEED={seed}: {e}"));
+        for snapshot in run.created..=run.place.disk.newest_snapshot() {
+            let promised =
+                run.promises.iter().filter(|p| p.snapshot <= snapshot).map(|p| p.lsn).max().unwrap_or_default();
+            for _ in 0..3 {
+                let cut_seed = rng.bits();
+                let Some(disk) = run.place.disk.power_cut_at(snapshot, cut_seed, Survival::Random) else { continue };
+                let mut place = run.place.on(disk);
+                let mut verified = verify(&run, &place, promised, cut_seed).map(|(store, _)| drop(store));
+                recoveries += 1;
+                if verified.is_ok() && rng.percent(20) {
+                    place = place.on(place.disk.power_cut(cut_seed, Survival::Random));
+                    verified = verify(&run, &place, promised, cut_seed).map(drop).map_err(|e| format!("again: {e}"));
+                    recoveries += 1;
+                }
+                let in_context = |e| format!("{e}\n  snapshot {snapshot}, seed {cut_seed}\n{}", file_list(&place.disk));
+                tally.case(seed, verified.map_err(in_context));
+            }
+        }
+    }
+    tally.count("recoveries", recoveries);
+    tally.finish("power cuts of small stores", format_args!("{:?}", start.elapsed()));
+}

@@ -297,3 +297,165 @@ fn large_damage_is_an_error_or_a_loss_that_is_told() {
     }
     tally.finish("large damage", format_args!("{:?}", start.elapsed()));
 }
+
+/// Damage to one block of a segment.
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    Bit(u64),
+    Zeros,
+    Noise,
+    /// Exchanged with the next block.
+    Swap,
+    /// The file ends before it.
+    Cut,
+}
+
+/// Frames of a store: segment, offset, end, LSN.
+fn frames(place: &Place, model: &Model) -> Result<Vec<(u64, u64, u64, u64)>, String> {
+    let reader = place.open_read().map_err(|e| format!("open_read: {e}"))?;
+    let view = reader.view();
+    let mut out = Vec::new();
+    for (account, item) in model.keys() {
+        for h in view.rows(account, item).map_err(|e| e.to_string())? {
+            let at = u64::from(h.row.offset);
+            out.push((h.segment, at, at + u64::from(h.row.length), h.row.lsn));
+        }
+    }
+    Ok(out)
+}
+
+/// One blow: what it did not touch stays, what it touched is told, and an open for writing takes nothing away.
+fn blow(
+    place: &Place,
+    model: &Model,
+    frames: &[(u64, u64, u64, u64)],
+    (path, segment, block): (&Path, u64, u64),
+    (how, clean): (Blow, bool),
+    seed: u64,
+) -> Result<(), String> {
+    let hit = place.on(place.disk.copy(seed));
+    let size = BLOCK as u64;
+    let (from, to) = (block * size, (block + 1) * size);
+    let at = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let before = hit.disk.bytes(path).unwrap_or_default();
+    let mut rng = Rng::new(seed);
+    hit.disk.damage(path, |b| match how {
+        Blow::Bit(bit) => b[at(from + bit / 8 % size)] ^= 1 << (bit % 8),
+        Blow::Zeros => b[at(from)..at(to)].fill(0),
+        Blow::Noise => {
+            let n = 1 + rng.index(BLOCK);
+            b[at(from)..at(from) + n].copy_from_slice(&rng.bytes(n));
+        }
+        Blow::Swap => {
+            let (a, rest) = b[at(from)..at(to + size)].split_at_mut(BLOCK);
+            a.swap_with_slice(rest);
+        }
+        Blow::Cut => b.truncate(at(from)),
+    });
+    let damaged = hit.disk.bytes(path).unwrap_or_default();
+    if damaged == before {
+        return Ok(());
+    }
+    let touched = |f: &&(u64, u64, u64, u64)| {
+        let end = if matches!(how, Blow::Cut) {
+            u64::MAX
+        } else if matches!(how, Blow::Swap) {
+            to + size
+        } else {
+            to
+        };
+        f.0 == segment && f.1 < end && f.2 > from
+    };
+    let may = frames.iter().filter(touched).count();
+    // A file that ends early takes its index along, one of a writer that died has none: then the loss is told for the store
+    // as a whole, and not item by item.
+    let indexed = clean && !matches!(how, Blow::Cut);
+    let how_strict = if indexed { Strictness::NoLie } else { Strictness::Recorded };
+    let (found, losses) = read(&hit, model, how_strict, seed)?;
+    if !indexed && found == 0 {
+        read(&hit, model, Strictness::NoLie, seed).map_err(|e| format!("nothing is reported at open, and {e}"))?;
+    }
+    if losses.transactions > may {
+        return Err(format!("{} transactions are lost, the damage touches {may}", losses.transactions));
+    }
+    if losses.transactions > 0 && found == 0 && losses.answers == 0 {
+        return Err(format!("{} transactions are lost and nothing says so", losses.transactions));
+    }
+    // A writer goes on, and leaves every byte that was there.
+    let store = hit.open().map_err(|e| format!("open: {e}"))?;
+    let mut more = model.clone();
+    mailstrata_tests::drive::send_again(&store, &mut more, &hit, &[b"more".to_vec().into()])?;
+    store.close().map_err(|e| format!("close: {e}"))?;
+    let after = hit.disk.bytes(path).unwrap_or_default();
+    let content = frames.iter().filter(|f| f.0 == segment).map(|f| at(f.2)).max().unwrap_or(0).min(damaged.len());
+    if after.get(..content) != damaged.get(..content) {
+        return Err("a writer changed what was there".into());
+    }
+    let (_, again) = read(&hit, &more, how_strict, seed).map_err(|e| format!("after more was written: {e}"))?;
+    if again.transactions > may {
+        return Err(format!("after more was written {} are lost, the damage touches {may}", again.transactions));
+    }
+    Ok(())
+}
+
+#[test]
+fn damage_to_any_block_of_the_log_costs_what_it_touches_and_is_told() {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    for seed in seeds(500, 6) {
+        let bounds = Bounds { accounts: 2, items: 6, blob_max: 3000, attribute_max: 2500, incarnations: true };
+        let fail = |e: String| -> ! { panic!("MAILSTRATA_SEED={seed}: {e}") };
+        let mut built = Built::new(seed, bounds).unwrap_or_else(|e| fail(e));
+        built.work(50, 30).unwrap_or_else(|e| fail(e));
+        let clean = seed % 2 == 0;
+        if !clean {
+            // The writer dies: its last group has no witness, all others have the groups behind them.
+            let store = built.place.open().unwrap_or_else(|e| fail(e.to_string()));
+            for _ in 0..12 {
+                step(&store, &mut built.model, &built.place, &built.work.next_step()).unwrap_or_else(|e| fail(e));
+            }
+            let died = built.place.disk.processes_died(seed);
+            drop(store);
+            built.place = built.place.on(died);
+        }
+        let Built { place, model, .. } = built;
+        let frames = frames(&place, &model).unwrap_or_else(|e| fail(e));
+        let (last_segment, last_frame) = frames.iter().map(|f| (f.0, f.1)).max().unwrap_or_default();
+        let mut rng = Rng::new(seed);
+        for (path, _) in place.disk.files() {
+            let Some(segment) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".seg")) else {
+                continue;
+            };
+            let segment: u64 = segment.parse().unwrap_or_else(|e: std::num::ParseIntError| fail(e.to_string()));
+            let size = BLOCK as u64;
+            let content = frames.iter().filter(|f| f.0 == segment).map(|f| f.2).max().unwrap_or(0);
+            for block in 1..content.div_ceil(size) {
+                let witnessed = clean || segment < last_segment || (block + 2) * size <= last_frame / size * size;
+                if !witnessed {
+                    continue;
+                }
+                let mut blows =
+                    vec![Blow::Bit(rng.below(size * 8)), Blow::Bit(rng.below(64 * 8)), Blow::Zeros, Blow::Noise];
+                // With the index behind it two things are hit at once.
+                if (block + 2) * size <= content {
+                    blows.push(Blow::Swap);
+                }
+                // After a kill a file that is shorter looks like one that was never filled.
+                if clean || segment < last_segment {
+                    blows.push(Blow::Cut);
+                }
+                for how in blows {
+                    let result = blow(&place, &model, &frames, (&path, segment, block), (how, clean), rng.bits());
+                    let place = below_store(&place, &path);
+                    tally.case(
+                        seed,
+                        result.map_err(|e| {
+                            format!("{how:?}, clean {clean}: {e}\n  block {block} of {}", place.display())
+                        }),
+                    );
+                }
+            }
+        }
+    }
+    tally.finish("damage to any block of the log", format_args!("{:?}", start.elapsed()));
+}

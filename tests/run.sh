@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All tests. Installs what they need beside Rust: Python's xxhash and zstandard (in a virtual environment below target/) and,
-# as root on Debian, a delivery agent. What cannot be installed is said, and the tests that need it say that they are skipped.
+# as root on Debian, a delivery agent, file systems, strace and faketime. What cannot be installed is said, and the tests that
+# need it say that they are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +12,11 @@ step "tools: $(cargo --version), $(rustc --version)"
 if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
   missing=()
   command -v maildrop >/dev/null || missing+=(maildrop)
-
+  command -v strace >/dev/null || missing+=(strace)
+  command -v faketime >/dev/null || missing+=(faketime)
+  command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+  command -v mkfs.xfs >/dev/null || missing+=(xfsprogs)
+  command -v mksquashfs >/dev/null || missing+=(squashfs-tools)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
@@ -45,4 +50,15 @@ fi
 step "building"
 cargo build --quiet --workspace --all-targets
 step "testing"
-cargo test --quiet --workspace --no-fail-fast -- "$@"
+MAILSTRATA_SUMMARY="$PWD/target/summary.tsv"
+export MAILSTRATA_SUMMARY
+mkdir -p target
+rm -f "$MAILSTRATA_SUMMARY"
+tested=0
+cargo test --quiet --workspace --no-fail-fast -- "$@" || tested=$?
+if [ -s "$MAILSTRATA_SUMMARY" ]; then
+  step "covered by the simulated disk and the real file systems"
+  awk -F'\t' '{ printf "%-45s %9d %s\n", $1, $3, $2; sum[$2] += $3 }
+    END { printf "in all:"; for (what in sum) printf " %d %s", sum[what], what; printf "\n" }' "$MAILSTRATA_SUMMARY"
+fi
+exit "$tested"

@@ -2,6 +2,7 @@
 //! and a power cut in the middle keeps what each producer was promised.
 
 use mailstrata_engine::disk::Clock;
+use mailstrata_engine::disk::posix::Backend;
 use mailstrata_engine::{Error, Event, Options, Store};
 use mailstrata_format::Lsn;
 use mailstrata_tests::drive::{Place, Strictness, compare, file_list, small};
@@ -27,7 +28,7 @@ struct Told {
 
 /// One producer: the accounts and items are those of all the others too.
 fn produce(store: &Store, seed: u64, steps: usize, told: &Mutex<Told>, disk: Option<&SimDisk>) -> Result<(), String> {
-    let bounds = Bounds { accounts: 2, items: 6, blob_max: 60_000, attribute_max: 2000, incarnations: false };
+    let bounds = Bounds { accounts: 2, items: 6, blob_max: 60_000, attribute_max: 2000, incarnations: true };
     let mut work = Workload::new(seed, bounds, mailstrata_tests::sim::clock::START);
     let mut tickets = Vec::new();
     for _ in 0..steps {
@@ -162,11 +163,12 @@ fn producers_and_readers_on_a_real_disk() {
     let start = Instant::now();
     let mut tally = Tally::default();
     let mut count = 0;
-    for seed in seeds(100, 2) {
+    for seed in seeds(100, 4) {
+        let backend = if seed % 2 == 0 { Backend::Auto } else { Backend::Posix };
         let result = (|| {
             let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
             let clock = Place::new(SimDisk::new(seed)).clock;
-            let real = Options::new().map_err(|e| e.to_string())?;
+            let real = Options::with_backend(backend).map_err(|e| e.to_string())?;
             let options = Options { clock: clock.clone(), reserve_bytes: 0, ..real };
             let path = dir.path().join("store");
             Store::create(&path, &small(64 << 10, 128 << 10), &options).map_err(|e| e.to_string())?;

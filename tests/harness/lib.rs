@@ -7,6 +7,7 @@
 //! | [`workload`] | a seed, bounds | events as mail servers report them, and as none should |
 //! | [`model`] | events | what the store must answer |
 //! | [`drive`] | a store, a model, steps | both did the same, or in what they differ |
+//! | [`device`] | a file system's kind | real file systems on devices that lose what was not flushed |
 //! | [`hostile`] | any bytes | a panic, when a decoder is not up to them |
 
 pub mod rng;
@@ -22,3 +23,5 @@ pub mod drive;
 pub mod hostile;
 
 pub mod program;
+
+pub mod device;

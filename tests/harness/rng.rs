@@ -109,6 +109,8 @@ pub fn seeds(first: u64, count: u64) -> Vec<u64> {
 #[derive(Default)]
 pub struct Tally {
     cases: u64,
+    /// What the cases covered besides, by name.
+    counts: std::collections::BTreeMap<&'static str, u64>,
     failures: Vec<(String, String, u64)>,
 }
 
@@ -130,9 +132,29 @@ impl Tally {
         }
     }
 
+    /// Adds to a count of what the cases covered.
+    pub fn count(&mut self, what: &'static str, more: u64) {
+        *self.counts.entry(what).or_default() += more;
+    }
+
+    /// Appends what was covered to the file that `MAILSTRATA_SUMMARY` names, for whoever sums up a run of all suites.
+    fn summarize(&self, name: &str) -> std::io::Result<()> {
+        use std::io::Write as _;
+        let Some(path) = std::env::var_os("MAILSTRATA_SUMMARY") else { return Ok(()) };
+        let mut text = format!("{name}\tcases\t{}\n", self.cases);
+        for (what, n) in &self.counts {
+            text.push_str(&format!("{name}\t{what}\t{n}\n"));
+        }
+        std::fs::OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes())
+    }
+
     /// Prints what was covered; panics when a case failed.
     pub fn finish(self, name: &str, more: impl std::fmt::Display) {
-        println!("{name}: {} cases, {more}", self.cases);
+        let counts: String = self.counts.iter().map(|(what, n)| format!("{n} {what}, ")).collect();
+        println!("{name}: {} cases, {counts}{more}", self.cases);
+        if let Err(e) = self.summarize(name) {
+            println!("{name}: the summary is not written: {e}");
+        }
         if self.failures.is_empty() {
             return;
         }

@@ -263,6 +263,12 @@ impl SimDisk {
         self.inner().noise = noise;
     }
 
+    /// Handles that are open.
+    #[must_use]
+    pub fn handles(&self) -> usize {
+        self.inner().addresses.len()
+    }
+
     /// How many bytes all files may have together; more is ENOSPC.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.inner().capacity = bytes;

@@ -44,6 +44,19 @@ struct PosixFile {
     file: std::fs::File,
     /// RWF_DSYNC is refused by some file systems and old kernels; then writes are followed by fdatasync.
     no_dsync_flag: AtomicBool,
+    /// A lock was taken. It belongs to the open file, of which a child between fork and exec has a copy: to be free at once it
+    /// is given back, not only closed.
+    locked: AtomicBool,
+}
+
+impl Drop for PosixFile {
+    fn drop(&mut self) {
+        if *self.locked.get_mut()
+            && let Err(e) = self.file.unlock()
+        {
+            tracing::warn!(error = %e, "a lock is kept until its file is closed everywhere");
+        }
+    }
 }
 
 impl File for PosixFile {
@@ -75,11 +88,8 @@ impl File for PosixFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        match rustix::fs::fdatasync(&self.file) {
-            // A file on read-only media is as durable as it gets; some of these file systems have no sync at all.
-            Err(Errno::INVAL | Errno::ROFS) => Ok(()),
-            other => Ok(other?),
-        }
+        // EROFS too is an error: a file system that was aborted and made read-only answers so, with the data gone.
+        Ok(rustix::fs::fdatasync(&self.file)?)
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -105,7 +115,10 @@ impl File for PosixFile {
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
         let taken = if exclusive { self.file.try_lock() } else { self.file.try_lock_shared() };
         match taken {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.locked.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
             Err(TryLockError::WouldBlock) => Ok(false),
             Err(TryLockError::Error(e)) => Err(e),
         }
@@ -158,7 +171,7 @@ impl Disk for Posix {
         if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(Arc::new(PosixFile { file, no_dsync_flag: AtomicBool::new(false) }))
+        Ok(Arc::new(PosixFile { file, no_dsync_flag: AtomicBool::new(false), locked: AtomicBool::new(false) }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {

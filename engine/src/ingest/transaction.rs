@@ -31,11 +31,25 @@ const ADDRESSES_MAX: usize = 100_000;
 pub struct Ingest {
     stripes: Vec<Mutex<()>>,
     addresses: RwLock<HashMap<Vec<u8>, AccountId>>,
+    /// Held shared from the moment an address is resolved until its event has an LSN, alone by an event that changes what an
+    /// address means: else an event could follow the deletion of its account in the log, or leave the old account in
+    /// `addresses`.
+    meanings: RwLock<()>,
+}
+
+/// What an event holds of [`Ingest::meanings`] until it is appended.
+enum Meaning<'a> {
+    Shared { _held: std::sync::RwLockReadGuard<'a, ()> },
+    Alone { _held: std::sync::RwLockWriteGuard<'a, ()> },
 }
 
 impl Default for Ingest {
     fn default() -> Self {
-        Self { stripes: (0..256).map(|_| Mutex::default()).collect(), addresses: RwLock::default() }
+        Self {
+            stripes: (0..256).map(|_| Mutex::default()).collect(),
+            addresses: RwLock::default(),
+            meanings: RwLock::default(),
+        }
     }
 }
 
@@ -220,6 +234,12 @@ impl Ingest {
 impl Shared {
     /// The account that an address means now.
     pub fn account_of(&self, ingest: &Ingest, address: &[u8]) -> Result<AccountId> {
+        let _held = crate::index::table::read(&ingest.meanings);
+        self.account_meant(ingest, address)
+    }
+
+    /// As [`Shared::account_of`], for who holds the meanings.
+    fn account_meant(&self, ingest: &Ingest, address: &[u8]) -> Result<AccountId> {
         if let Some(id) = crate::index::table::read(&ingest.addresses).get(address) {
             return Ok(*id);
         }
@@ -253,9 +273,15 @@ impl Shared {
     /// Turns an event into a transaction and appends it. It is durable when its LSN is. `waits`: see
     /// [`Shared::append_frame`].
     pub fn append_event(&self, ingest: &Ingest, event: &Event, waits: bool) -> Result<Appended> {
+        let own = event.kind == ItemKind::Account && event.item == event.account;
+        let _meaning = if own {
+            Meaning::Alone { _held: crate::index::table::write(&ingest.meanings) }
+        } else {
+            Meaning::Shared { _held: crate::index::table::read(&ingest.meanings) }
+        };
         let account = match event.account_id {
             Some(id) => id,
-            None => self.account_of(ingest, &event.account)?,
+            None => self.account_meant(ingest, &event.account)?,
         };
         let deleting = matches!(event.change, Change::Delete);
         if !deleting {
@@ -341,7 +367,7 @@ impl Shared {
         if body.bytes.capacity() <= SCRATCH_MAX {
             SCRATCH.with_borrow_mut(|scratch| scratch.body = body.bytes);
         }
-        if deleting && event.kind == ItemKind::Account && event.item == event.account {
+        if own {
             crate::index::table::write(&ingest.addresses).remove(&event.account);
         }
         Ok(Appended { lsn, duplicate: false, sleep })

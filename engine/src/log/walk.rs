@@ -212,7 +212,9 @@ impl Walk<'_> {
                     out.damage.push(Damage::new(name, at, kind));
                     let stop = next.unwrap_or_else(|| mailstrata_format::round_up(used, BLOCK as u64).unwrap_or(used));
                     self.salvage(&mut window, at, stop, &place, &mut out, visit)?;
-                    out.end = stop.max(at).min(self.limit);
+                    // Nothing is written over what was acknowledged, damaged or not.
+                    let kept = if next.is_some() { stop } else { stop.max(self.vouched.end) };
+                    out.end = kept.max(at).min(self.limit);
                     chain_known = false;
                     if next.is_none() {
                         return Ok(out);

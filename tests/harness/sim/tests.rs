@@ -313,3 +313,35 @@ fn a_large_file_of_zeros_costs_nothing_and_operations_are_fast() {
     }
     assert!(start.elapsed().as_secs() < 10, "{:?} for 100000 operations", start.elapsed());
 }
+
+#[test]
+fn short_completions_are_continued_and_a_cancelled_one_fails_its_group() {
+    let group = |disk: &SimDisk| {
+        let f = disk.open(&path("q"), OpenMode::CreateNewDirect).unwrap();
+        let ops = (0..8u64).map(|i| {
+            let mut buffer = Buffer::new(4 * 4096);
+            buffer.fill(u8::try_from(i + 1).unwrap());
+            (f.clone(), Op::Write { buffer, from: 0, len: 4 * 4096, offset: i * 4 * 4096, durable: true })
+        });
+        run_all(disk.queue().unwrap().as_mut(), ops.collect())
+    };
+    for seed in 0..50 {
+        let noisy = SimDisk::new(seed);
+        noisy.create_dir(Path::new("/d")).unwrap();
+        noisy.plan(Fault { which: Which::Kind(OpKind::WriteDurable), nth: 1, times: 9, effect: Effect::Short });
+        noisy.set_noise(Noise { short_read: 0, short_write: 2, interrupted: 3 });
+        let (buffers, result) = group(&noisy);
+        result.unwrap();
+        assert_eq!(buffers.len(), 8);
+        let bytes = noisy.bytes(&path("q")).unwrap();
+        assert!((0..8).all(|i| bytes[i * 16384..(i + 1) * 16384].iter().all(|b| usize::from(*b) == i + 1)));
+        // Each of the eight is cancelled once: the group fails, and every buffer is back all the same.
+        let failing = SimDisk::new(seed);
+        failing.create_dir(Path::new("/d")).unwrap();
+        let nth = 1 + seed % 8;
+        failing.plan(Fault::once(Which::Kind(OpKind::WriteDurable), nth, Effect::Error(libc::ECANCELED)));
+        let (buffers, result) = group(&failing);
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+        assert_eq!(buffers.len(), 8);
+    }
+}
