@@ -1,7 +1,9 @@
 //! Every workload runs, tiny: so that none rots. Nothing is said of their figures.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read};
+use mailstrata_benches::{
+    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, open_after_kill, restore_read,
+};
 use std::time::Duration;
 
 fn figures(run: fn(&Bench, &mut Report) -> Outcome) -> usize {
@@ -31,6 +33,11 @@ fn ingest_runs() {
 #[test]
 fn lookup_runs() {
     assert!(figures(lookup::run) >= 7);
+}
+
+#[test]
+fn compact_runs() {
+    assert!(figures(compact::run) >= 20);
 }
 
 #[test]
