@@ -6,7 +6,8 @@
   reader.py STORE --check       verifies everything, prints nothing but findings
 
 It never writes to the store. Findings go to stderr. Exit: 0 done, 10 no store, 13 damage (what verifies is given all the same).
-Memory is bounded by the largest commit group, except with --check, which remembers the digests that transactions name.
+Memory is bounded by the largest commit group and some hundred bytes for each transaction of a run, which is not in LSN
+order, except with --check, which remembers the digests that transactions name.
 """
 
 import argparse
@@ -37,6 +38,7 @@ SUPERBLOCK, MANIFEST, SEGMENT, PACK, RUN, SEGMENT_INDEX, PACK_INDEX = range(1, 8
 ITEM_KINDS = "message folder contact group appointment task document tag account list domain cos config other".split()
 CURSOR = 255
 DELETED, UNSEEN, SOURCE, INTERVAL = 1, 2, 4, 8
+SEALED, RETIRED = 1, 2
 NAMESPACE = uuid.UUID("5a4b35dd-69de-505b-8d30-8be86c4327fa")
 
 # §15, the codes this reader reports.
@@ -88,8 +90,10 @@ class Layout:
 
 
 SuperblockBody = Layout("8sII16s16sqQQI4s", "magic kind version store server created segment_size pack_size copy program")
-Header = Layout("8sII16sQqQQ16sQII4s28x",
-                "magic kind version store number created first_lsn first_group previous capacity flags replaces program")
+Header = Layout("8sII16sQqQQ16sQII4sQQI8x",
+                "magic kind version store number created first_lsn first_group previous capacity flags replaces program "
+                "first_segment last_segment tier")
+Replaced = Layout("IIQ16s", "kind reserved number root")
 Group = Layout("4sIQQQIIII16sQQ12x16sI",
                "magic flags sequence first_lsn durable_lsn frame_count length used reserved previous pack pack_end check crc")
 Frame = Layout("4sHBBHHIIQ16sI", "magic kind codec reserved envelope_len key payload_len raw_len lsn check crc")
@@ -105,14 +109,15 @@ Piece = Layout("B7sQ32s", "kind reserved length digest")
 RAW_OFFSET, COMPOSED, PIECES_MAX = (1 << 56) - 1, 1, 1024
 Row = struct.Struct("<16s16sQqIIBBHI")
 PackRow = struct.Struct("<32sQQQQ")
-Trailer = Layout("4sIQQQQQQQQQQQqqQQ16sQQQ",
+Trailer = Layout("4sIQQQQQQQQQQQqqQQ16sQQQ16sQQQI",
                  "magic kind number data_end rows_offset row_count fences_offset fence_count filter_offset filter_lines "
-                 "file_len first_lsn last_lsn first_moment last_moment records last_group root padding raw_bytes damaged")
+                 "file_len first_lsn last_lsn first_moment last_moment records last_group root padding raw_bytes damaged "
+                 "chain groups first_segment last_segment tier")
 ManifestHead = Layout("QQQQQ16sQIIQQ40x",
                       "generation entry_count durable_lsn durable_segment durable_end durable_chain durable_group clean "
                       "reserved pack pack_end")
-ManifestEntry = Layout("IIQQQQqqQ16sQ8x",
-                       "kind state number length first_lsn last_lsn first_moment last_moment records root dead")
+ManifestEntry = Layout("IIQQQQqqQ16sQq",
+                       "kind state number length first_lsn last_lsn first_moment last_moment records root dead retired")
 Root = struct.Struct("<iIiIIiIiIiIiIiIqQiIiIiIiIQ")
 
 
@@ -182,9 +187,6 @@ class Store:
         self.damaged, self.reported = False, set()
         self.id = self.superblock()
         self.manifest, self.entries = self.read_manifest()
-        if self.live(RUN, "run", "run"):
-            self.damage("D09", "run/", 0)
-            raise Stop("compacted segments are no part of version 1 as this reader knows it")
 
     def damage(self, code, path, offset):
         self.damaged = True
@@ -248,27 +250,71 @@ class Store:
 
     # §2
 
-    def live(self, kind, folder, extension):
-        """The numbers of the live files of a kind, in order. Those that must be there and are not are reported."""
+    def numbers(self, folder, extension):
         try:
             names = os.listdir(os.path.join(self.dir, folder))
         except FileNotFoundError:
             names = []
         pattern = re.compile(rf"([0-9]{{8,19}})\.{extension}")
-        numbers = {int(m[1]) for m in map(pattern.fullmatch, names) if m and m[1] == f"{int(m[1]):08}"}
-        named = {n for (k, n) in self.entries if k == kind}
+        return {int(m[1]) for m in map(pattern.fullmatch, names) if m and m[1] == f"{int(m[1]):08}"}
+
+    def must_be_there(self, kind, folder, extension, numbers):
+        named = {n for (k, n), e in self.entries.items() if k == kind and e["state"] != RETIRED}
         if self.manifest is not None:
             named.add({SEGMENT: self.manifest["durable_segment"], PACK: self.manifest["pack"]}.get(kind, 0))
         for n in sorted(named - numbers - {0}):
             self.damage("D19", f"{folder}/{n:08}.{extension}", 0)
-        replaced = set()
-        for n in numbers:
-            with File(self.dir, self.id, kind, n, f"{folder}/{n:08}.{extension}") as f:
-                block = f.block(0)
-                count = min(Header.read(block)["replaces"], (BLOCK - 16 - 128) // 8) if block else 0
-                if count and self.trailer_at(f, f.length):
-                    replaced.update(struct.unpack_from(f"<{count}Q", block, 128))
-        return sorted(numbers - replaced)
+
+    def packs(self):
+        numbers = self.numbers("pack", "pack")
+        self.must_be_there(PACK, "pack", "pack", numbers)
+        return sorted(numbers)
+
+    def log(self):
+        """The live segments and runs in the order of what they cover: (first, last segment, kind, number)."""
+        segments, runs = self.numbers("log", "seg"), self.numbers("run", "run")
+        there = {(SEGMENT, n) for n in segments} | {(RUN, n) for n in runs}
+        live = []
+        hidden = lambda first, last: first and any(a <= first and last <= b for a, b, _, _ in live)
+
+        def stand_in(lost):
+            """Whether retired files are there that together hold what a lost run held."""
+            after = lost["first_lsn"]
+            for e in sorted(self.entries.values(), key=lambda e: e["first_lsn"]):
+                if e["state"] == RETIRED and (e["kind"], e["number"]) in there and e["first_lsn"] <= after <= e["last_lsn"]:
+                    after = e["last_lsn"] + 1
+            return after > lost["last_lsn"] > 0
+
+        for n in sorted(runs | {n for (k, n) in self.entries if k == RUN}, reverse=True):
+            path, entry = f"run/{n:08}.run", self.entries.get((RUN, n))
+            if n not in runs:
+                if entry["state"] != RETIRED:
+                    if stand_in(entry):
+                        self.note(f"{path} is not there; the files that it replaced are")
+                    else:
+                        self.damage("D19", path, 0)
+                continue
+            with File(self.dir, self.id, RUN, n, path) as f:
+                block, trailer = f.block(0), self.trailer_at(f, f.length)
+            header = Header.read(block) if block else None
+            covers = next(((x["first_segment"], x["last_segment"]) for x in (trailer, header) if x), (0, 0))
+            if hidden(*covers):
+                continue
+            replaced = [Replaced.read(block, 128 + 32 * i) for i in range(min(header["replaces"], 123))] if header else []
+            all_there = replaced and all((r["kind"], r["number"]) in there for r in replaced)
+            if entry is None and (self.manifest is not None or not trailer) and all_there:
+                self.note(f"{path} never became part of the store")
+                continue
+            if not trailer and entry is not None and stand_in(entry):
+                self.damage("D17", path, 0)
+                continue
+            if not trailer and entry is None:
+                self.damage("D17", path, 0)
+                if self.manifest is not None and not header:
+                    continue
+            live.append((*covers, RUN, n))
+        self.must_be_there(SEGMENT, "log", "seg", segments | {n for a, b, _, _ in live for n in range(a, b + 1)})
+        return sorted(live + [(n, n, SEGMENT, n) for n in segments if not hidden(n, n)])
 
     def open(self, kind, folder, extension, number):
         return File(self.dir, self.id, kind, number, f"{folder}/{number:08}.{extension}")
@@ -298,7 +344,7 @@ class Store:
     def trailer(self, f):
         """The trailer of a sealed file, or None."""
         entry = self.entries.get((f.kind, f.number))
-        sealed = entry is not None and entry["state"] == 1
+        sealed = entry is not None and entry["state"] in (SEALED, RETIRED)
         end = f.length
         if sealed and f.length > entry["length"]:
             self.damage("D21", f.path, entry["length"])
@@ -324,7 +370,7 @@ class Store:
         filters = fences + blocks(t["fence_count"], 126)
         fits = (t["magic"] == b"FTR1" and t["fences_offset"] == fences and t["filter_offset"] == filters
                 and filters + blocks(t["filter_lines"], 63) + BLOCK == end == t["file_len"])
-        if f.kind in (SEGMENT, PACK):
+        if f.kind in (SEGMENT, PACK, RUN):
             fits = fits and BLOCK <= t["data_end"] <= t["rows_offset"]
             fits = fits and (t["kind"], t["number"]) == (f.kind, f.number)
         return t if fits else None
@@ -361,7 +407,7 @@ class Store:
                         self.check_index(f, t, None, Row)
 
 
-# §5 and §12 Segments.
+# §5 and §12 Segments and runs.
 
 
 def group_at(f, at, limit):
@@ -402,28 +448,37 @@ def frame_at(f, at, data, pos):
 
 
 class Log:
-    """Walks the segments and gives each frame that verifies to `visit(file, offset, header, envelope, blobs, payload)`."""
+    """Walks segments and runs and gives each frame that verifies to `visit(file, offset, header, envelope, blobs, payload)`."""
 
     def __init__(self, store, visit, check):
         self.store, self.visit, self.check = store, visit, check
         self.last_lsn = 0
         self.rows = []
+        # Of a run: (LSN, offset, length) of its frames.
+        self.places = []
 
     def run(self):
-        numbers = self.store.live(SEGMENT, "log", "seg")
+        files = self.store.log()
         before = None
-        for i, n in enumerate(numbers):
-            with self.store.open(SEGMENT, "log", "seg", n) as f:
-                successor = self.start_of(numbers[i + 1]) if i + 1 < len(numbers) else None
-                before = self.segment(f, before if i and numbers[i - 1] == n - 1 else None, successor)
+        for i, (first, _, kind, n) in enumerate(files):
+            with self.open(kind, n) as f:
+                successor = self.start_of(*files[i + 1][2:]) if i + 1 < len(files) else None
+                follows = i and files[i - 1][1] == first - 1
+                walk = self.segment if kind == SEGMENT else self.merged
+                before = walk(f, before if follows else None, successor)
 
-    def start_of(self, number):
-        """What a segment continues, as (check, sequence): from its header or its first group; None if neither verifies."""
-        with self.store.open(SEGMENT, "log", "seg", number) as f:
+    def open(self, kind, n):
+        return self.store.open(kind, *(("log", "seg") if kind == SEGMENT else ("run", "run")), n)
+
+    def start_of(self, kind, number):
+        """What a file continues, as (check, sequence): from its header or its first group; None if neither verifies."""
+        with self.open(kind, number) as f:
             block = f.block(0)
             if block:
                 h = Header.read(block)
                 return h["previous"], h["first_group"]
+            if kind == RUN:
+                return None
             found = group_at(f, BLOCK, f.length)
             return (found[0]["previous"], found[0]["sequence"]) if found else None
 
@@ -464,7 +519,7 @@ class Log:
             vouched = (later is not None
                        or (successor is not None and chain is not None)
                        or (manifest is not None and manifest["durable_segment"] == f.number and manifest["durable_end"] > at)
-                       or (entry is not None and entry["state"] == 1 and entry["last_lsn"] > self.last_lsn)
+                       or (entry is not None and entry["state"] in (SEALED, RETIRED) and entry["last_lsn"] > self.last_lsn)
                        or trailer is not None)
             dirty = f.first_nonzero(at, limit)
             if not vouched:
@@ -472,7 +527,7 @@ class Log:
                     store.note(f"{f.path} at {at}: torn tail, never acknowledged")
                 break
             if at >= limit:
-                if not (entry and entry["state"] == 1):
+                if not (entry and entry["state"] in (SEALED, RETIRED)):
                     store.damage("D20", f.path, at)
                 break
             head = f.read(at, Group.size)
@@ -488,6 +543,57 @@ class Log:
             store.check_index(f, trailer, rows, Row)
         return (chain, sequence) if chain is not None else None
 
+    def merged(self, f, before, successor):
+        """A run: its groups have a chain of their own, its frames come by account and item."""
+        store = self.store
+        self.rows, self.places = [], []
+        damaged_before = store.damaged
+        h, trailer = store.header(f), store.trailer(f)
+        limit = trailer["data_end"] if trailer else f.length
+        if h and before and (h["previous"], h["first_group"]) != before:
+            store.damage("D05", f.path, 0)
+        if h and trailer and any(h[k] != trailer[k] for k in ("first_segment", "last_segment", "tier")):
+            store.damage("D16", f.path, trailer["file_len"] - BLOCK)
+        at, chain, sequence = BLOCK, bytes(16), 1
+        while at < limit:
+            found = group_at(f, at, limit)
+            if found:
+                g, data = found
+                if chain is not None and (g["previous"] != chain or g["sequence"] != sequence or g["flags"] != 1):
+                    store.damage("D05", f.path, at)
+                self.frames(f, at, g, data)
+                chain, sequence = g["check"], g["sequence"] + 1
+                at += g["length"]
+                continue
+            later = next((p for p in range(at + BLOCK, limit, BLOCK) if group_at(f, p, limit)), None)
+            if later is None and trailer is None:
+                break
+            head = f.read(at, Group.size)
+            sound_head = head[:4] == b"GRP1" and len(head) == Group.size and Group.read(head)["crc"] == crc_of(f.at(at), head[:108])
+            store.damage("D04" if sound_head else "D03", f.path, at)
+            stop = limit if later is None else later
+            self.salvage(f, at, stop)
+            at, chain = stop, None
+        end = None
+        if trailer:
+            if chain is not None and (trailer["root"], trailer["groups"]) != (chain, sequence - 1):
+                store.damage("D05", f.path, at)
+            end = trailer["chain"], trailer["last_group"] + 1
+            if successor not in (None, end):
+                store.damage("D05", f.path, at)
+            if self.check:
+                rows = self.rows if store.damaged == damaged_before else None
+                store.check_index(f, trailer, rows, Row)
+        last = self.last_lsn
+        for lsn, at, length in sorted(self.places):
+            if lsn > last:
+                found = frame_at(f, at, f.read(at, length), 0)
+                if len(found) == 5:
+                    self.last_lsn = lsn
+                    self.visit(f, at, *found[:4])
+        self.places = []
+        return end
+
     def frames(self, f, at, g, data):
         data, pos, count = data[:g["used"]], Group.size, 0
         while pos < g["used"]:
@@ -499,7 +605,7 @@ class Log:
                     return
                 pos += length
             else:
-                if found[0]["lsn"] != g["first_lsn"] + count:
+                if found[0]["lsn"] != g["first_lsn"] + count and (f.kind == SEGMENT or count == 0):
                     self.store.damage("D05", f.path, at + pos)
                 self.take(f, at + pos, found)
                 pos += found[4]
@@ -512,6 +618,9 @@ class Log:
         if self.check:
             self.rows.append((e["account"], e["item"], h["lsn"], e["moment"], at, length, e["item_kind"], e["operation"],
                               e["flags"], e["source_hash"] & 0xFFFFFFFF))
+        if f.kind == RUN:
+            self.places.append((h["lsn"], at, length))
+            return
         if h["lsn"] <= self.last_lsn:
             return
         self.last_lsn = h["lsn"]
@@ -785,7 +894,7 @@ class Packs:
         self.composed, self.places = [], {}
 
     def run(self):
-        for n in self.store.live(PACK, "pack", "pack"):
+        for n in self.store.packs():
             with self.store.open(PACK, "pack", "pack", n) as f:
                 self.pack(f)
         for n, at, end, row in self.composed:
@@ -854,11 +963,11 @@ class Packs:
         damaged_before = store.damaged
         trailer = store.trailer(f)
         entry = store.entries.get((PACK, f.number))
-        vouched = trailer["data_end"] if trailer else f.length if entry and entry["state"] == 1 else 0
+        vouched = trailer["data_end"] if trailer else f.length if entry and entry["state"] in (SEALED, RETIRED) else 0
         limit = trailer["data_end"] if trailer else f.length
         if store.manifest and store.manifest["pack"] == f.number:
             vouched = max(vouched, store.manifest["pack_end"])
-            if f.length < vouched and not (entry and entry["state"] == 1):
+            if f.length < vouched and not (entry and entry["state"] in (SEALED, RETIRED)):
                 store.damage("D20", f.path, f.length)
         suspects, self.footer = [], None
         store.header(f, None if vouched else suspects)

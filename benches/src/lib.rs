@@ -12,6 +12,7 @@
 //! | [`scan`] | all of history in place, hot and cold | reading and hashing the same files |
 //! | [`open_after_kill`] | `open` and `open_read` after SIGKILL | |
 //! | [`restore_read`] | every message and body of an account | zstd and SHA-256 of the same mails |
+//! | [`compact`] | a merge; look-ups, listing, memory before and after | |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
 //!
 //! A workload is one file with one `run(&Bench, &mut Report)`; `main.rs` lists them. `tests/tiny.rs` runs each with
@@ -44,6 +45,8 @@ pub mod open_after_kill;
 pub mod restore_read;
 
 pub mod maildir;
+
+pub mod compact;
 
 use std::path::PathBuf;
 use std::time::Duration;

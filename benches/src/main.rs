@@ -1,7 +1,9 @@
 //! Runs workloads and prints their figures beside the ceilings of the same run.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read, scan};
+use mailstrata_benches::{
+    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, open_after_kill, restore_read, scan,
+};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 const HELP: &str = "\
 mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--keep] [--json]
 
-Workloads: commit, ingest, lookup, scan, open, restore, maildir, all
+Workloads: commit, ingest, lookup, scan, open, restore, maildir, compact, all
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
   --items    messages of the store that is read (default 100000)
@@ -20,13 +22,14 @@ Workloads: commit, ingest, lookup, scan, open, restore, maildir, all
 type Run = fn(&Bench, &mut Report) -> Outcome;
 
 /// In the order in which `all` runs them: `open` changes the store that the others read, so it is last.
-const WORKLOADS: [(&str, Run); 7] = [
+const WORKLOADS: [(&str, Run); 8] = [
     ("commit", commit::run),
     ("ingest", ingest::run),
     ("lookup", lookup::run),
     ("scan", scan::run),
     ("restore", restore_read::run),
     ("maildir", maildir::run),
+    ("compact", compact::run),
     ("open", open_after_kill::run),
 ];
 

@@ -1,7 +1,9 @@
 //! Every workload runs, tiny: so that none rots. Nothing is said of their figures.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read, scan};
+use mailstrata_benches::{
+    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, open_after_kill, restore_read, scan,
+};
 use std::time::Duration;
 
 fn figures(run: fn(&Bench, &mut Report) -> Outcome) -> usize {
@@ -36,6 +38,11 @@ fn lookup_runs() {
 #[test]
 fn scan_runs() {
     assert!(figures(scan::run) == 3);
+}
+
+#[test]
+fn compact_runs() {
+    assert!(figures(compact::run) >= 20);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! | [`Store::create`], [`Store::open`], [`Store::close`] | yes | | yes |
 //! | [`Store::record`] | yes, shared with others | | yes |
 //! | [`Store::submit`], [`Store::batch`], [`Store::put_blob`] | when too much waits | | yes |
+//! | [`Store::compact_now`] | yes | yes | yes |
 //! | [`Store::view`], [`Store::open_read`], [`Store::tail`] | no | yes | |
 //!
 //! Modules stand in the order in which data meets them.
@@ -41,6 +42,7 @@ pub mod files;
 
 pub mod disk;
 
+pub use compact::Compacted;
 pub use error::{Error, Result};
 pub use ingest::event::{Blob, Change, Event, Patch, Source, State, Transaction, Value};
 pub use store::{Batch, Create, Info, Options, Reader, Receipt, Store, Ticket};

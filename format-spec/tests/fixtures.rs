@@ -5,7 +5,7 @@
 
 mod build;
 
-use build::{CARD, MAIL, NOTE, STORE, letter, photo, place, reply, samples, store};
+use build::{CARD, MAIL, NOTE, STORE, letter, photo, place, reply, samples, store, store_with_run};
 use mailstrata_format::checksum;
 use mailstrata_format::file::{FileHeader, Superblock};
 use mailstrata_format::frame::{self, BlobRef, Envelope, FrameHeader};
@@ -17,23 +17,29 @@ use mailstrata_format::segment::{self, GroupHeader};
 use mailstrata_format::{BLOCK, Digest, FileKind, FileName};
 use std::path::PathBuf;
 
-fn dir() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1/store")
+fn dir(store: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1").join(store)
+}
+
+fn committed_in(store: &str, path: &str) -> Vec<u8> {
+    std::fs::read(dir(store).join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 fn committed(path: &str) -> Vec<u8> {
-    std::fs::read(dir().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    committed_in("store", path)
 }
 
 #[test]
 fn the_committed_store_is_what_version_1_writes() {
-    for (path, bytes) in store() {
-        let file = dir().join(path);
-        if std::env::var_os("UPDATE_FIXTURES").is_some() {
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(&file, &bytes).unwrap();
+    for (name, files) in [("store", store()), ("run", store_with_run())] {
+        for (path, bytes) in files {
+            let file = dir(name).join(path);
+            if std::env::var_os("UPDATE_FIXTURES").is_some() {
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(&file, &bytes).unwrap();
+            }
+            assert!(committed_in(name, path) == bytes, "{name}: {path} differs from what the format crate writes");
         }
-        assert!(committed(path) == bytes, "{path} differs from what the format crate writes");
     }
 }
 
@@ -100,6 +106,28 @@ fn compose(raw: &[u8], start: usize, rows: &[BlobRow], length: u64) -> Result<Ve
     Ok(out)
 }
 
+/// The frames of a run, in its order, and the end of its content.
+fn walk_run(bytes: &[u8], number: u64) -> Result<(Vec<frame::Frame<'_>>, usize, [u8; 16], u64), Fault> {
+    let name = FileName::new(FileKind::Run, number);
+    FileHeader::read(bytes, STORE, name).map_err(|_| "file header")?;
+    let (mut frames, mut end, mut chain, mut sequence) = (vec![], BLOCK, [0; 16], 0);
+    while let Some(h) = bytes.get(end..).and_then(|b| segment::header_at(b, &place(name.kind, number, end))) {
+        let group = bytes.get(end..end + h.length as usize).ok_or("group is cut")?;
+        require(segment::is_sound(&h, group, &place(name.kind, number, end)), "group")?;
+        require(h.previous == chain && h.sequence == sequence + 1 && h.flags == segment::FLAG_RUN, "chain")?;
+        let mut at = GroupHeader::SIZE;
+        for _ in 0..h.frame_count {
+            let frame = frame::parse(&group[at..h.used as usize], &place(name.kind, number, end + at));
+            let frame = frame.map_err(|_| "frame")?;
+            at += frame.len;
+            frames.push(frame);
+        }
+        require(at == h.used as usize, "used")?;
+        (end, chain, sequence) = (end + h.length as usize, h.check, h.sequence);
+    }
+    Ok((frames, end, chain, sequence))
+}
+
 /// The blobs of a pack with the entry's raw bytes, where its chunks are plain, and the end of its content.
 fn walk_pack(bytes: &[u8], number: u64) -> Result<(Vec<BlobRow>, usize), Fault> {
     let name = FileName::new(FileKind::Pack, number);
@@ -163,6 +191,11 @@ fn verify(path: &str, bytes: &[u8]) -> Result<(), Fault> {
             require(t.root == w.chain && t.last_group == w.sequence, "root")
         }
         "log/00000002.seg" => require(zero(&bytes[walk_segment(bytes, 2)?.end..]), "tail"),
+        "run/00000001.run" => {
+            let (_, end, chain, groups) = walk_run(bytes, 1)?;
+            let t = walk_footer(bytes, FileKind::Run, 1, end)?;
+            require(t.root == chain && t.groups == groups, "root")
+        }
         "pack/00000001.pack" => {
             let (_, end) = walk_pack(bytes, 1)?;
             walk_footer(bytes, FileKind::Pack, 1, end).map(|_| ())
@@ -174,8 +207,9 @@ fn verify(path: &str, bytes: &[u8]) -> Result<(), Fault> {
 
 #[test]
 fn a_flipped_bit_anywhere_is_found() {
-    for path in store().into_keys().filter(|p| *p != "LOCK") {
-        let mut bytes = committed(path);
+    let all = store().into_keys().filter(|p| *p != "LOCK").map(|p| ("store", p));
+    for (store, path) in all.chain([("run", "run/00000001.run"), ("run", "MANIFEST")]) {
+        let mut bytes = committed_in(store, path);
         assert_eq!(verify(path, &bytes), Ok(()), "{path}");
         for at in 0..bytes.len() {
             for bit in 0..8 {
@@ -214,6 +248,38 @@ fn the_log_holds_what_was_put_in() {
     }
     let gone = all[4].envelope;
     assert!(gone.happened < gone.moment && gone.flags & frame::FLAG_DELETED != 0);
+}
+
+#[test]
+fn a_run_holds_what_its_segments_held() {
+    let bytes = committed_in("run", "run/00000001.run");
+    let name = FileName::new(FileKind::Run, 1);
+    let head = FileHeader::read(&bytes, STORE, name).unwrap();
+    let (frames, end, _, _) = walk_run(&bytes, 1).unwrap();
+    let t = walk_footer(&bytes, FileKind::Run, 1, end).unwrap();
+    assert!(frames.is_sorted_by_key(|f| (f.envelope.account, f.envelope.item, f.header.lsn)));
+    let mut lsns: Vec<u64> = frames.iter().map(|f| f.header.lsn).collect();
+    lsns.sort_unstable();
+    assert_eq!(lsns, [1, 2, 3, 4, 5, 6, 7]);
+    for f in &frames {
+        let s = &samples()[f.header.lsn as usize - 1];
+        assert_eq!(
+            (f.header.kind, f.envelope.moment, f.blobs().collect::<Vec<_>>()),
+            (s.kind, s.moment, s.blobs.clone())
+        );
+    }
+    // It stands in the chain where its segments stood.
+    assert_eq!((head.first_segment, head.last_segment, t.first_segment, t.last_segment), (1, 2, 1, 2));
+    let replaced = head.replaced(&bytes);
+    assert_eq!(replaced.iter().map(|r| r.number).collect::<Vec<_>>(), [1, 2]);
+    let old = committed("log/00000001.seg");
+    assert_eq!((head.previous, replaced[0].root), ([0; 16], walk_segment(&old, 1).unwrap().chain));
+    let three = committed_in("run", "log/00000003.seg");
+    let next = FileHeader::read(&three, STORE, FileName::new(FileKind::Segment, 3)).unwrap();
+    assert_eq!((next.previous, next.first_group), (t.chain, t.last_group + 1));
+    let m = Manifest::read(&committed_in("run", "MANIFEST"), STORE).unwrap();
+    assert_eq!(m.entry(name).map(|e| (e.state, e.root)), Some((manifest::SEALED, t.root)));
+    assert_eq!(m.entry(FileName::new(FileKind::Segment, 2)).map(|e| e.state), Some(manifest::RETIRED));
 }
 
 #[test]

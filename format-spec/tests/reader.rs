@@ -4,7 +4,9 @@
 
 mod build;
 
-use build::{CARD, Chunk, Log, MAIL, NOTE, Pack, STORE, letter, photo, plain, reply, sample, samples, store};
+use build::{
+    CARD, Chunk, Log, MAIL, NOTE, Pack, STORE, letter, photo, plain, reply, sample, samples, store, store_with_run,
+};
 use mailstrata_format::checksum::Binding;
 use mailstrata_format::file::{FLAG_OVERSIZE, FileHeader};
 use mailstrata_format::manifest::Manifest;
@@ -83,6 +85,68 @@ fn it_prints_the_lines_of_the_fixture() {
     assert_eq!(said.code, 0);
     let said = run(&python, &fixture().join("store"), &["--check"]);
     assert_eq!((said.code, said.lines.len(), said.findings.as_str()), (0, 0, ""));
+}
+
+#[test]
+fn it_prints_the_same_lines_of_a_store_with_a_run() {
+    let Some(python) = python() else { return };
+    let expected = std::fs::read_to_string(fixture().join("store.ndjson")).unwrap();
+    let expected: Vec<_> = expected.lines().collect();
+    let said = run(&python, &fixture().join("run"), &[]);
+    assert_eq!(
+        (said.code, said.lines, said.findings.as_str()),
+        (0, expected.iter().map(ToString::to_string).collect(), "")
+    );
+    let said = run(&python, &fixture().join("run"), &["--check"]);
+    assert_eq!((said.code, said.lines.len(), said.findings.as_str()), (0, 0, ""));
+}
+
+#[test]
+fn damage_to_a_run_costs_what_it_hit_and_has_its_code() {
+    let Some(python) = python() else { return };
+    let all: &[u64] = &[1, 2, 5, 6, 7, 8];
+    let run_path = "run/00000001.run";
+    let sound = store_with_run();
+    let len = sound[run_path].len();
+    let flip = |at: usize| {
+        let mut files = sound.clone();
+        files.get_mut(run_path).unwrap()[at] ^= 1;
+        files
+    };
+    let without = |path: &str| {
+        let mut files = sound.clone();
+        files.remove(path);
+        files
+    };
+    // A run that no manifest knows, and what it was made from: a crash left it.
+    let mut leftover = store();
+    leftover.insert(run_path, {
+        let samples = samples();
+        let mut one = Log::start(1, None);
+        one.group(&samples[..2]);
+        one.group(&samples[2..5]);
+        build::run(1, &[&one])
+    });
+    let cases: Vec<(&str, Files, &[&str], &[u64])> = vec![
+        ("run-header", flip(60), &["D02"], all),
+        ("run-rows", flip(len - 4 * 4096 + 10), &["D15"], all),
+        ("run-trailer", flip(len - 4096 + 10), &["D17"], all),
+        ("run-padding", flip(8190), &["D04"], all),
+        ("run-no-manifest", without("MANIFEST"), &[], all),
+        ("no-run", without(run_path), &["D19"], &[6, 7, 8]),
+        ("run-leftover", leftover, &[], all),
+    ];
+    for (name, files, codes, printed) in cases {
+        let dir = OnDisk::new(name, &files);
+        let said = run(&python, &dir.0, &["--check"]);
+        let mut found: Vec<_> =
+            said.findings.lines().filter_map(|l| l.get(..3)).filter(|c| c.starts_with('D')).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found, codes, "{name}:\n{}", said.findings);
+        let said = run(&python, &dir.0, &[]);
+        assert_eq!(lsns(&said), printed, "{name}:\n{}", said.findings);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The next row of all; the one before is done with.
-    pub fn next(&mut self) -> Result<Option<Next<'_, 'a>>> {
+    pub fn advance(&mut self) -> Result<Option<Next<'_, 'a>>> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }

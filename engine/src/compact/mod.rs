@@ -109,7 +109,7 @@ pub struct Compacted {
 pub struct Compactor {
     shared: Arc<Shared>,
     state: Mutex<State>,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
     /// How long retired files stay, in µs.
     delay: i64,
     /// Generation of the manifest that was there: whoever read it knows what was retired by then.
@@ -123,7 +123,7 @@ impl Compactor {
         let state = State { next_run: last_run + 1, ..State::default() };
         let opened_at = locked(&shared.manifest).head.generation;
         let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-        Self { shared, state: Mutex::new(state), stop: AtomicBool::new(false), delay, opened_at }
+        Self { shared, state: Mutex::new(state), stop: Arc::default(), delay, opened_at }
     }
 
     /// The compaction thread: merges what is due until it is stopped.
@@ -191,15 +191,22 @@ impl Compactor {
         let mut best: Option<Vec<Input>> = None;
         let mut weigh = |stretch: &mut Vec<Input>| {
             let found = std::mem::take(stretch);
-            let Some(tier) = found.first().map(Input::tier).filter(|_| found.len() >= FAN_IN) else { return };
-            let mut bytes = 0;
-            let fits = found.into_iter().take(FAN_IN).take_while(|i| {
-                bytes += i.run.trailer.data_end;
-                bytes <= RUN_MAX
-            });
-            let fits: Vec<Input> = fits.collect();
-            if fits.len() > 1 && best.as_ref().and_then(|b| b.first()).is_none_or(|b| tier < b.tier()) {
-                best = Some(fits);
+            let Some(tier) = found.first().map(Input::tier) else { return };
+            if best.as_ref().and_then(|b| b.first()).is_some_and(|b| b.tier() <= tier) {
+                return;
+            }
+            // From the oldest on; where those are too large to be merged, from the next.
+            for some in found.windows(FAN_IN) {
+                let mut bytes = 0;
+                let fits = some.iter().take_while(|i| {
+                    bytes += i.run.trailer.data_end;
+                    bytes <= RUN_MAX
+                });
+                let count = fits.count();
+                if count > 1 {
+                    best = Some(some.iter().take(count).cloned().collect());
+                    return;
+                }
             }
         };
         for segment in &catalog.segments {
@@ -313,7 +320,7 @@ impl Compactor {
         let bytes: u64 = inputs.iter().map(|i| i.run.trailer.data_end).sum();
         let mut output = Output::create(files, FileHeader { number: name.number, ..header }, &replaced, range, bytes)?;
         let mut merge = Merge::new(files, inputs, &self.stop)?;
-        while let Some(mut next) = merge.next()? {
+        while let Some(mut next) = merge.advance()? {
             let row = next.row;
             output.push(&row, |room| {
                 let envelope = next.copy(room)?;

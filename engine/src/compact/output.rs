@@ -169,10 +169,12 @@ impl<'a> Output<'a> {
     }
 
     /// Ends the run: index, length, sync. `chain` is sequence and check of the last group of the log that it holds.
-    pub fn finish(mut self, chain: (u64, [u8; 16]), stop: &AtomicBool) -> Result<()> {
+    /// Whoever sets `stop` gets an error soon.
+    pub fn finish(mut self, chain: (u64, [u8; 16]), stop: &Arc<AtomicBool>) -> Result<()> {
         self.flush()?;
         let (data_end, path) = (self.at, &self.temp);
-        let reader = self.files.disk.open(path, OpenMode::Read).map_err(Error::io("opening", path))?;
+        let file = self.files.disk.open(path, OpenMode::Read).map_err(Error::io("opening", path))?;
+        let reader: Arc<dyn File> = Arc::new(UntilStopped { file, stop: stop.clone() });
         let mut index = Index::new(self.files.store, self.name, &self.file, data_end, self.hashes);
         let vouched = Vouched { end: data_end, successor: Some(self.chain) };
         let walk = Walk {
@@ -186,15 +188,16 @@ impl<'a> Output<'a> {
         };
         let mut outcome = Ok(());
         let walked = walk.run(&mut |frame, offset| {
-            if outcome.is_ok() && !stop.load(Ordering::Relaxed) {
+            if outcome.is_ok() {
                 let (row, source) = row_of(frame, offset);
                 outcome = index.push(&Row { source: low_half(source), ..row }, source);
             }
-        })?;
-        outcome.map_err(Error::io("writing", path))?;
+        });
         if stop.load(Ordering::Relaxed) {
             return Err(Error::Closed);
         }
+        let walked = walked?;
+        outcome.map_err(Error::io("writing", path))?;
         // The disk did not keep what it was given: the run is not used.
         if !walked.damage.is_empty() || walked.frames != self.records || walked.chain != self.chain {
             let damage = walked.damage.first().copied();
@@ -234,6 +237,45 @@ impl<'a> Output<'a> {
         let end = index.finish(trailer).map_err(Error::io("writing", path))?;
         self.file.set_len(end).map_err(Error::io("cutting", path))?;
         self.file.sync().map_err(Error::io("syncing", path))
+    }
+}
+
+/// A file that can be read until somebody says stop: a walk of two gigabytes has no other way to end early.
+struct UntilStopped {
+    file: Arc<dyn File>,
+    stop: Arc<AtomicBool>,
+}
+
+impl File for UntilStopped {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("stopped"));
+        }
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, _buf: &[u8], _offset: u64, _durable: bool) -> io::Result<usize> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    fn try_lock(&self, _exclusive: bool) -> io::Result<bool> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Builds stores of version 1 with the format crate, byte for byte the same each time.
 
 use mailstrata_format::checksum::{self, Binding};
-use mailstrata_format::file::{FileHeader, Superblock};
+use mailstrata_format::file::{FileHeader, Replaced, Superblock};
 use mailstrata_format::frame::{self, BlobRef, Envelope};
 use mailstrata_format::index::{self, PackRow, Row, Trailer};
 use mailstrata_format::manifest::{self, Manifest, ManifestEntry};
@@ -577,6 +577,163 @@ impl Pack {
     }
 }
 
+/// A run of whole segments: their frames in the order of the keys, two a group.
+pub fn run(number: u64, segments: &[&Log]) -> Vec<u8> {
+    let mut frames: Vec<(Row, u64, Vec<u8>)> = Vec::new();
+    for s in segments {
+        let bytes = |r: &Row| s.bytes[r.offset as usize..(r.offset + r.length) as usize].to_vec();
+        frames.extend(s.rows.iter().map(|(r, source)| (*r, *source, bytes(r))));
+    }
+    frames.sort_by_key(|(r, ..)| (r.account, r.item, r.lsn));
+    let (first, last) = (segments[0], segments[segments.len() - 1]);
+    let replaced: Vec<Replaced> = segments
+        .iter()
+        .map(|s| Replaced { kind: FileKind::Segment.code(), reserved: 0, number: s.number, root: s.chain })
+        .collect();
+    let head = FileHeader::decode(&first.bytes).unwrap();
+    let head = FileHeader {
+        first_lsn: head.first_lsn,
+        first_group: head.first_group,
+        previous: head.previous,
+        first_segment: first.number,
+        last_segment: last.number,
+        tier: 1,
+        ..header(FileKind::Run, number)
+    };
+    let mut bytes = head.block_with(&replaced);
+    let (mut rows, mut hashes, mut padding, mut chain, mut groups) = (vec![], vec![], 0, [0; 16], 0);
+    for some in frames.chunks(2) {
+        let start = bytes.len();
+        let mut group = vec![0; GroupHeader::SIZE];
+        for (row, source, frame) in some {
+            let offset = start + group.len();
+            let mut frame = frame.clone();
+            frame::move_to(&mut frame, &place(FileKind::Run, number, offset));
+            group.extend_from_slice(&frame);
+            let row = Row { offset: u32::try_from(offset).unwrap(), ..*row }.encode();
+            hashes.push(index::key_hash(&row[..index::KEY]));
+            hashes.extend((*source != 0).then_some(*source));
+            rows.push(row);
+        }
+        let used = group.len();
+        pad(&mut group);
+        padding += (group.len() - used) as u64;
+        groups += 1;
+        let head = GroupHeader {
+            magic: segment::MAGIC,
+            flags: segment::FLAG_RUN,
+            sequence: groups,
+            first_lsn: some[0].0.lsn,
+            durable_lsn: last.lsn,
+            frame_count: u32::try_from(some.len()).unwrap(),
+            length: u32::try_from(group.len()).unwrap(),
+            used: u32::try_from(used).unwrap(),
+            reserved: 0,
+            previous: chain,
+            pack: 0,
+            pack_end: 0,
+            reserved2: [0; 12],
+            check: [0; 16],
+            crc: 0,
+        };
+        chain = segment::seal(&mut group, head, &place(FileKind::Run, number, start));
+        bytes.extend_from_slice(&group);
+    }
+    let moments = || frames.iter().map(|(r, ..)| r.moment);
+    let trailer = Trailer {
+        data_end: bytes.len() as u64,
+        first_lsn: head.first_lsn,
+        last_lsn: last.lsn,
+        first_moment: moments().min().unwrap(),
+        last_moment: moments().max().unwrap(),
+        records: rows.len() as u64,
+        last_group: last.sequence,
+        root: chain,
+        padding,
+        chain: last.chain,
+        groups,
+        first_segment: first.number,
+        last_segment: last.number,
+        tier: 1,
+        ..trailer(FileKind::Run, number)
+    };
+    footer(&mut bytes, &rows, hashes, trailer);
+    bytes
+}
+
+/// The transactions of [`store`] after a compaction: a run has those of two segments, the second of which is still there.
+pub fn store_with_run() -> BTreeMap<&'static str, Vec<u8>> {
+    let mut files = store();
+    let samples = samples();
+    let mut one = Log::start(1, None);
+    one.group(&samples[..2]);
+    one.group(&samples[2..5]);
+    let mut two = Log::start(2, Some(&one));
+    two.group(&samples[5..7]);
+    let bytes = run(1, &[&one, &two]);
+    let mut three = Log::start(3, Some(&two));
+    three.group(&samples[7..]);
+    three.bytes.resize(16384, 0);
+    let old = Manifest::read(&files["MANIFEST"], STORE).unwrap();
+    let name = |kind| FileName::new(kind, 1);
+    let sealed = *old.entry(name(FileKind::Segment)).unwrap();
+    let (durable_end, root) = (two.bytes.len() as u64, Trailer::decode(&bytes[bytes.len() - BLOCK..]).unwrap().root);
+    two.seal();
+    let (first_moment, last_moment) = two.moments();
+    let mut m = old.clone();
+    m.head.generation = 7;
+    m.head.durable_lsn = two.lsn;
+    m.head.durable_segment = 2;
+    m.head.durable_end = durable_end;
+    m.head.durable_chain = two.chain;
+    m.head.durable_group = two.sequence;
+    m.entries.retain(|e| e.kind == FileKind::Pack.code());
+    m.entries.extend([
+        ManifestEntry {
+            state: manifest::RETIRED,
+            number: 2,
+            length: two.bytes.len() as u64,
+            first_lsn: 6,
+            last_lsn: two.lsn,
+            first_moment,
+            last_moment,
+            records: two.rows.len() as u64,
+            root: two.chain,
+            retired: T0 + 10 * SECOND,
+            ..sealed
+        },
+        ManifestEntry { number: 3, state: manifest::ACTIVE, length: 0, root: [0; 16], records: 0, ..sealed },
+        ManifestEntry {
+            kind: FileKind::Run.code(),
+            length: bytes.len() as u64,
+            first_lsn: 1,
+            last_lsn: two.lsn,
+            first_moment: sealed.first_moment,
+            last_moment,
+            records: (one.rows.len() + two.rows.len()) as u64,
+            root,
+            ..sealed
+        },
+    ]);
+    m.entries.sort_by_key(|e| (e.kind, e.number));
+    m.head.entry_count = m.entries.len() as u64;
+    files.insert("MANIFEST", manifest_bytes(&m));
+    files.remove("log/00000001.seg");
+    files.insert("log/00000002.seg", two.bytes);
+    files.insert("log/00000003.seg", three.bytes);
+    files.insert("run/00000001.run", bytes);
+    files.insert("READERS", Vec::new());
+    files
+}
+
+/// The body's check does not cover the header: it gets a program version that stays.
+fn manifest_bytes(m: &Manifest) -> Vec<u8> {
+    let mut bytes = m.file_bytes(STORE, T0);
+    let head = FileHeader { program: PROGRAM, ..FileHeader::decode(&bytes).unwrap() };
+    bytes[..BLOCK].copy_from_slice(&head.block());
+    bytes
+}
+
 /// The whole store, by path.
 pub fn store() -> BTreeMap<&'static str, Vec<u8>> {
     let mut files = BTreeMap::new();
@@ -676,11 +833,7 @@ pub fn store() -> BTreeMap<&'static str, Vec<u8>> {
         },
         entry(FileKind::Pack, 2),
     ];
-    // The body's check does not cover the header: give it a program version that stays.
-    let mut bytes = m.file_bytes(STORE, T0);
-    let head = FileHeader { program: PROGRAM, ..FileHeader::decode(&bytes).unwrap() };
-    bytes[..BLOCK].copy_from_slice(&head.block());
-    files.insert("MANIFEST", bytes);
+    files.insert("MANIFEST", manifest_bytes(&m));
 
     files.insert("log/00000001.seg", one.bytes);
     files.insert("log/00000002.seg", two.bytes);

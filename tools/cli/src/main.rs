@@ -47,6 +47,9 @@ pub struct Global {
     /// Wait this long for another writer to end.
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 0)]
     pub lock_wait: u64,
+    /// Writers: how long files that a compaction replaced stay, for plain copies that are under way.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 86_400)]
+    pub retire_delay: u64,
     /// The server this must be the store of (a UUID): another's is refused.
     #[arg(long, global = true, value_name = "ID")]
     pub server_id: Option<String>,

@@ -88,7 +88,8 @@ pub fn options(g: &Global, operation: &str) -> Result<Options, Failure> {
         Backend::Uring => posix::Backend::Uring,
         Backend::Posix => posix::Backend::Posix,
     };
-    Ok(Options { server: server(g)?, operation: operation.into(), ..Options::with_backend(backend)? })
+    let retire_delay = std::time::Duration::from_secs(g.retire_delay);
+    Ok(Options { server: server(g)?, operation: operation.into(), retire_delay, ..Options::with_backend(backend)? })
 }
 
 /// The store, open for reading.
