@@ -7,11 +7,17 @@
 //! | workload | engine | ceiling |
 //! | --- | --- | --- |
 //! | [`commit`] | `record` from N threads, `submit` with N in flight | write + sync of the same bytes, same threads |
+//! | [`new_item`] | a new item with its body, 64 producers | the same hashing, packing and writing; loose files |
+//! | [`metadata`] | flags of random items, durable every 64 | as many threads, 64 records a write |
+//! | [`slow_flush`] | 64 producers on a device whose flush takes 5 ms | 64 ÷ flush time |
+//! | [`memory`] | most memory while ingesting | the same without a store |
 //! | [`ingest`] | mails through `Store::batch`, as a scan does it | SHA-256 and zstd of the same mails |
 //! | [`lookup`] | an item as of a moment, hot and cold; memory and files | `pread` and hash of the same frames |
 //! | [`open_after_kill`] | `open` and `open_read` after SIGKILL | |
 //! | [`restore_read`] | every message and body of an account | zstd and SHA-256 of the same mails |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
+//!
+//! [`scale`] stands apart: how cost grows up to 10 M items, as JSON lines.
 //!
 //! A workload is one file with one `run(&Bench, &mut Report)`; `main.rs` lists them. `tests/tiny.rs` runs each with
 //! [`Scale::tiny`], so that none rots.
@@ -20,13 +26,29 @@ pub mod report;
 
 pub mod mail;
 
+pub mod bodies;
+
 pub mod process;
+
+pub mod crowd;
+
+pub mod slow;
+
+pub mod loose;
 
 pub mod ceiling;
 
 pub mod fixture;
 
 pub mod commit;
+
+pub mod new_item;
+
+pub mod metadata;
+
+pub mod slow_flush;
+
+pub mod memory;
 
 pub mod ingest;
 
@@ -37,6 +59,8 @@ pub mod open_after_kill;
 pub mod restore_read;
 
 pub mod maildir;
+
+pub mod scale;
 
 use std::path::PathBuf;
 use std::time::Duration;
