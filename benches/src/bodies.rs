@@ -50,6 +50,8 @@ impl Bodies {
         let mut rng = Rng::new(n.wrapping_mul(0x9E6C_63D0_876A_68E5));
         let len = (MEDIAN * (SIGMA * rng.normal()).exp()).clamp(300.0, LONGEST) as usize;
         out.clear();
+        // A caller that had a long one does not hold its memory for ever.
+        out.shrink_to(256 << 10);
         // A Vec takes whatever is written to it.
         let _ = write!(out, "Message-ID: <{:016x}.{n}@example.net>\r\nSubject: message {n}\r\n\r\n", rng.next_u64());
         while out.len() < len {

@@ -68,7 +68,7 @@ fn slow_flush_runs() {
 
 #[test]
 fn memory_runs() {
-    assert!(figures(memory::run) == 2);
+    assert!(figures(memory::run) == 4);
 }
 
 #[test]
