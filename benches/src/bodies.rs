@@ -1,7 +1,7 @@
 //! Bodies of new items: half of them below 8 KB, 35 KB in the mean, every fourth there already.
 //!
 //! A number comes in, the same bytes go out every time. Lengths are lognormal; text and base64 come from the pool of
-//! [`mail::Corpus`], so they pack as its mails do, and no two bodies but the copies are alike.
+//! [`Corpus`], so they pack as its mails do, and no two bodies but the copies are alike.
 
 use crate::mail::{Corpus, Rng};
 use std::io::Write as _;
