@@ -115,6 +115,12 @@ impl Zeroed {
         Ok(Self { file, at: 0 })
     }
 
+    /// Writes whole blocks at the next place; they are durable when this returns.
+    pub fn put(&mut self, blocks: &[u8]) -> io::Result<()> {
+        let at = self.place(blocks.len());
+        write(&self.file, blocks, at, ReadWriteFlags::DSYNC)
+    }
+
     /// A place for `len` bytes.
     fn place(&mut self, len: usize) -> u64 {
         if self.at + len as u64 > FILE {

@@ -11,7 +11,6 @@
 use crate::ceiling::{self, Clock, Run, latencies, nanos};
 use crate::counts::{Device, Diskstats, Groups, cpu_micros};
 use crate::report::{Goal, Report, Rounds};
-use crate::slow::SlowFlush;
 use crate::{Bench, Outcome, mail};
 use mailstrata_engine::disk::SystemClock;
 use mailstrata_engine::{Create, Options, Store, Ticket};
@@ -30,23 +29,6 @@ pub fn run(bench: &Bench, report: &mut Report) -> Outcome {
     for flying in [64, 256] {
         in_flight(bench, report, flying)?;
     }
-    slow_flush(bench, report)
-}
-
-/// A flush that takes long: do all producers share each?
-fn slow_flush(bench: &Bench, report: &mut Report) -> Outcome {
-    let flush = Duration::from_millis(5);
-    let options = Options::on(Arc::new(SlowFlush::new(flush)?), Arc::new(SystemClock));
-    let store = Subject::create_with(&bench.dir.join("commit-slow"), &options)?;
-    let mut rate = Rounds::default();
-    for _ in 0..bench.scale.rounds {
-        let e = store.blocking(64, bench.scale.window.max(flush * 20))?;
-        rate.add(e.rate, 64.0 / flush.as_secs_f64());
-    }
-    let what = "64 ÷ flush time";
-    let name = "64 blocking producers, flush of 5 ms";
-    report.add("commit", name, "1/s", &rate, what, Goal::RatioAtLeast(0.8));
-    store.remove()?;
     Ok(())
 }
 

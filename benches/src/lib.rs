@@ -7,6 +7,10 @@
 //! | workload | engine | ceiling |
 //! | --- | --- | --- |
 //! | [`commit`] | `record` from N threads, `submit` with N in flight | write + sync of the same bytes, same threads |
+//! | [`new_item`] | a new item with its body, 64 producers | the same hashing, packing and writing; loose files |
+//! | [`metadata`] | flags of random items, durable every 64 | as many threads, 64 records a write |
+//! | [`slow_flush`] | 64 producers on a device whose flush takes 5 ms | 64 ÷ flush time |
+//! | [`memory`] | most memory while ingesting | the same without a store |
 //! | [`ingest`] | mails through `Store::batch`, as a scan does it | SHA-256 and zstd of the same mails |
 //! | [`lookup`] | an item as of a moment, hot and cold; memory and files | `pread` and hash of the same frames |
 //! | [`scan`] | all of history in place, hot and cold | reading and hashing the same files |
@@ -15,6 +19,8 @@
 //! | [`compact`] | a merge; look-ups, listing, memory before and after | |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
 //!
+//! [`scale`] stands apart: how cost grows up to 10 M items, as JSON lines.
+//!
 //! A workload is one file with one `run(&Bench, &mut Report)`; `main.rs` lists them. `tests/tiny.rs` runs each with
 //! [`Scale::tiny`], so that none rots.
 
@@ -22,17 +28,31 @@ pub mod report;
 
 pub mod mail;
 
+pub mod bodies;
+
 pub mod process;
 
 pub mod counts;
 
+pub mod crowd;
+
 pub mod slow;
+
+pub mod loose;
 
 pub mod ceiling;
 
 pub mod fixture;
 
 pub mod commit;
+
+pub mod new_item;
+
+pub mod metadata;
+
+pub mod slow_flush;
+
+pub mod memory;
 
 pub mod ingest;
 
@@ -47,6 +67,8 @@ pub mod restore_read;
 pub mod maildir;
 
 pub mod compact;
+
+pub mod scale;
 
 use std::path::PathBuf;
 use std::time::Duration;

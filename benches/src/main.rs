@@ -2,7 +2,10 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{
-    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, open_after_kill, restore_read, scan,
+use mailstrata_benches::{
+    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, memory, metadata, new_item, open_after_kill,
+    restore_read, scale, scan, slow_flush,
+};
 };
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,7 +14,8 @@ use std::time::Duration;
 const HELP: &str = "\
 mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--keep] [--json]
 
-Workloads: commit, ingest, lookup, scan, open, restore, maildir, compact, all
+Workloads: commit, newitem, metadata, flush5ms, memory, ingest, lookup, scan, restore, maildir, compact, open, all
+Apart from these: mailstrata-benches scale --help
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
   --items    messages of the store that is read (default 100000)
@@ -22,8 +26,12 @@ Workloads: commit, ingest, lookup, scan, open, restore, maildir, compact, all
 type Run = fn(&Bench, &mut Report) -> Outcome;
 
 /// In the order in which `all` runs them: `open` changes the store that the others read, so it is last.
-const WORKLOADS: [(&str, Run); 8] = [
+const WORKLOADS: [(&str, Run); 12] = [
     ("commit", commit::run),
+    ("newitem", new_item::run),
+    ("metadata", metadata::run),
+    ("flush5ms", slow_flush::run),
+    ("memory", memory::run),
     ("ingest", ingest::run),
     ("lookup", lookup::run),
     ("scan", scan::run),
@@ -48,6 +56,12 @@ fn run(args: &[String]) -> Outcome {
     // Children of the workloads.
     match args {
         [child, dir, n] if child == "child-writer" => return open_after_kill::writer_child(Path::new(dir), n.parse()?),
+        [child, how, dir, mails, window] if child == "child-ingest" => {
+            let window = Duration::from_millis(window.parse()?);
+            return memory::ingest_child(how, Path::new(dir), mails.parse()?, window);
+        }
+        [child, stage, rest @ ..] if child == "child-scale" => return scale::child(stage, rest),
+        [word, rest @ ..] if word == "scale" => return scale::run(rest, &std::env::current_exe()?),
         [child, dir, n] if child == "child-memory" => return lookup::memory_child(Path::new(dir), n.parse()?),
         _ => {}
     }

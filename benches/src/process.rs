@@ -46,11 +46,38 @@ pub fn resident_peak() -> io::Result<u64> {
     Ok(field(&fs::read_to_string("/proc/self/status")?, "VmHWM:") * 1024)
 }
 
+/// Memory of this process that is resident now, in bytes (`VmRSS`).
+pub fn resident() -> io::Result<u64> {
+    Ok(field(&fs::read_to_string("/proc/self/status")?, "VmRSS:") * 1024)
+}
+
+/// Page faults of the calling thread that waited for a device.
+pub fn faults() -> io::Result<u64> {
+    // SAFETY: zeros are a valid rusage, and the kernel fills the one it is given.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        if libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        usage
+    };
+    Ok(u64::try_from(usage.ru_majflt).unwrap_or(0))
+}
+
+/// Files that this process has open.
+pub fn open_files() -> io::Result<u64> {
+    Ok(fs::read_dir("/proc/self/fd")?.count() as u64)
+}
+
 /// Calls `each` for every regular file below a directory.
 pub fn files(dir: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let kind = entry.file_type()?;
+        // A store at work removes files of its own.
+        let kind = match entry.file_type() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            kind => kind?,
+        };
         if kind.is_dir() {
             files(&entry.path(), each)?;
         } else if kind.is_file() {
@@ -63,7 +90,10 @@ pub fn files(dir: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::R
 /// Takes every file below a directory out of the page cache: synced first, because dirty pages stay.
 pub fn forget(dir: &Path) -> io::Result<()> {
     files(dir, &mut |path| {
-        let file = fs::File::open(path)?;
+        let file = match fs::File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?,
+        };
         rustix::fs::fdatasync(&file)?;
         Ok(rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?)
     })
@@ -73,8 +103,11 @@ pub fn forget(dir: &Path) -> io::Result<()> {
 pub fn size(dir: &Path) -> io::Result<(u64, u64)> {
     let (mut count, mut bytes) = (0, 0);
     files(dir, &mut |path| {
+        match fs::metadata(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => bytes += found?.len(),
+        }
         count += 1;
-        bytes += fs::metadata(path)?.len();
         Ok(())
     })?;
     Ok((count, bytes))

@@ -2,7 +2,10 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{
-    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, open_after_kill, restore_read, scan,
+use mailstrata_benches::{
+    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, memory, metadata, new_item, open_after_kill,
+    restore_read, scan, slow_flush,
+};
 };
 use std::time::Duration;
 
@@ -58,6 +61,45 @@ fn restore_runs() {
 #[test]
 fn open_after_kill_runs() {
     assert!(figures(open_after_kill::run) == 2);
+}
+
+#[test]
+fn new_item_runs() {
+    assert!(figures(new_item::run) >= 5);
+}
+
+#[test]
+fn metadata_runs() {
+    assert!(figures(metadata::run) == 1);
+}
+
+#[test]
+fn slow_flush_runs() {
+    assert!(figures(slow_flush::run) == 4);
+}
+
+#[test]
+fn memory_runs() {
+    assert!(figures(memory::run) == 4);
+}
+
+#[test]
+fn scale_runs_and_cleans_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scale = std::process::Command::new(env!("CARGO_BIN_EXE_mailstrata-benches"));
+    let out = scale.args(["scale", "--items", "2000", "--lookups", "64", "--dir"]).arg(dir.path()).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8_lossy(&out.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let stages = ["growth", "write", "open-clean", "crash", "open-killed", "lookup", "list", "versions-log"];
+    for stage in stages {
+        assert!(lines.iter().any(|l| l["stage"] == stage), "{stage} is missing");
+    }
+    let write = lines.iter().find(|l| l["stage"] == "write").unwrap();
+    assert_eq!(write["transactions"], 6000);
+    let log = lines.iter().find(|l| l["stage"] == "versions-log").unwrap();
+    assert_eq!(log["versions"], 200);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

@@ -109,7 +109,6 @@ macro_rules! layout {
             /// The bytes on disk.
             #[inline]
             #[must_use]
-            #[inline]
             pub fn encode(&self) -> [u8; $size] {
                 let mut out = [0u8; $size];
                 let mut rest: &mut [u8] = &mut out;
@@ -125,7 +124,6 @@ macro_rules! layout {
             /// The structure at the start of `bytes`; `None` when there are fewer than its size. Nothing is checked.
             #[inline]
             #[must_use]
-            #[inline]
             pub fn decode(bytes: &[u8]) -> Option<Self> {
                 let mut rest = bytes.get(..$size)?;
                 $(
