@@ -618,3 +618,26 @@ fn it_runs_by_itself_beside_the_writer() {
     store.close().unwrap();
     assert_eq!(readable(&Store::open_read(&dir, &options).unwrap()), written);
 }
+
+#[test]
+fn the_reader_written_from_the_specification_reads_a_compacted_store() {
+    let python = std::env::var("MAILSTRATA_PYTHON").unwrap_or_else(|_| "python3".into());
+    let command = |args: &[&std::ffi::OsStr]| std::process::Command::new(&python).arg("-B").args(args).output();
+    if !command(&["-c".as_ref(), "import xxhash, zstandard".as_ref()]).is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: {python} is not there or lacks the modules of requirements.txt");
+        return;
+    }
+    let (_tmp, dir, options) = real("specification");
+    let store = Store::open(&dir, &Options { retire_delay: HOUR, ..options }).unwrap();
+    fill_real(&store, 10);
+    assert_eq!(store.compact_now().unwrap().runs, 1);
+    let written = store.view().lsn().0 as usize;
+    store.close().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../format-spec/reader.py");
+    let said = command(&[script.as_ref(), dir.as_ref(), "--check".as_ref()]).unwrap();
+    assert!(said.status.success() && said.stderr.is_empty(), "{}", String::from_utf8_lossy(&said.stderr));
+    let said = command(&[script.as_ref(), dir.as_ref()]).unwrap();
+    let lines = String::from_utf8(said.stdout).unwrap();
+    let lsn = |l: &str| l.split("\"lsn\":").nth(1)?.split(',').next()?.parse::<usize>().ok();
+    assert_eq!(lines.lines().filter_map(lsn).collect::<Vec<_>>(), (1..=written).collect::<Vec<_>>());
+}
