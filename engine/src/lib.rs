@@ -35,6 +35,8 @@ pub mod catalog;
 
 pub mod files;
 
+pub mod check;
+
 pub mod disk;
 
 pub use error::{Error, Result};
