@@ -11,6 +11,7 @@
 //! | [`lookup`] | an item as of a moment, hot and cold; memory and files | `pread` and hash of the same frames |
 //! | [`open_after_kill`] | `open` and `open_read` after SIGKILL | |
 //! | [`restore_read`] | every message and body of an account | zstd and SHA-256 of the same mails |
+//! | [`check`] | fsck of a store, every byte read, hot and cold | read alone; zstd and SHA-256 of the same chunks, all cores |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
 //!
 //! A workload is one file with one `run(&Bench, &mut Report)`; `main.rs` lists them. `tests/tiny.rs` runs each with
@@ -35,6 +36,8 @@ pub mod lookup;
 pub mod open_after_kill;
 
 pub mod restore_read;
+
+pub mod check;
 
 pub mod maildir;
 

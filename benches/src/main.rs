@@ -1,7 +1,7 @@
 //! Runs workloads and prints their figures beside the ceilings of the same run.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read};
+use mailstrata_benches::{Bench, Outcome, Scale, check, commit, ingest, lookup, maildir, open_after_kill, restore_read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 const HELP: &str = "\
 mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--json]
 
-Workloads: commit, ingest, lookup, open, restore, maildir, all
+Workloads: commit, ingest, lookup, open, restore, check, maildir, all
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
   --items    messages of the store that is read (default 100000)
@@ -19,11 +19,12 @@ Workloads: commit, ingest, lookup, open, restore, maildir, all
 type Run = fn(&Bench, &mut Report) -> Outcome;
 
 /// In the order in which `all` runs them: `open` changes the store that the others read, so it is last.
-const WORKLOADS: [(&str, Run); 6] = [
+const WORKLOADS: [(&str, Run); 7] = [
     ("commit", commit::run),
     ("ingest", ingest::run),
     ("lookup", lookup::run),
     ("restore", restore_read::run),
+    ("check", check::run),
     ("maildir", maildir::run),
     ("open", open_after_kill::run),
 ];

@@ -1,7 +1,7 @@
 //! Every workload runs, tiny: so that none rots. Nothing is said of their figures.
 
 use mailstrata_benches::report::Report;
-use mailstrata_benches::{Bench, Outcome, Scale, commit, ingest, lookup, maildir, open_after_kill, restore_read};
+use mailstrata_benches::{Bench, Outcome, Scale, check, commit, ingest, lookup, maildir, open_after_kill, restore_read};
 use std::time::Duration;
 
 fn figures(run: fn(&Bench, &mut Report) -> Outcome) -> usize {
@@ -53,4 +53,9 @@ fn an_unknown_workload_is_refused() {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_mailstrata-benches")).arg("nonsense").output().unwrap();
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("no workload nonsense"));
+}
+
+#[test]
+fn check_runs() {
+    assert!(figures(check::run) >= 3);
 }

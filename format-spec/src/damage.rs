@@ -103,6 +103,8 @@ pub enum NoteKind {
     CopiesDiffer,
     /// LSNs that are missing without damage at their place.
     Gap,
+    /// There is no manifest, and there need not be one yet.
+    NoManifest,
 }
 
 impl NoteKind {
@@ -117,6 +119,7 @@ impl NoteKind {
         Self::Unnamed,
         Self::CopiesDiffer,
         Self::Gap,
+        Self::NoManifest,
     ];
 
     /// The stable code.
@@ -132,6 +135,7 @@ impl NoteKind {
             Self::Unnamed => "N07",
             Self::CopiesDiffer => "N08",
             Self::Gap => "N09",
+            Self::NoManifest => "N10",
         }
     }
 
@@ -148,6 +152,7 @@ impl NoteKind {
             Self::Unnamed => "sealed, and not named by the manifest yet",
             Self::CopiesDiffer => "superblock copies differ",
             Self::Gap => "LSNs are missing, and nothing is damaged here",
+            Self::NoManifest => "no manifest yet",
         }
     }
 }

@@ -267,6 +267,9 @@ impl PackWalk {
     }
 }
 
+/// Longest entry that is read in one piece; a longer one has its last part read twice.
+const WHOLE_MAX: u64 = 16 << 20;
+
 /// What verifying an entry gave.
 #[derive(Debug, Default)]
 pub struct Entry {
@@ -323,6 +326,10 @@ impl Verifier {
             self.streamed(window, at, path, place, deep, &mut out);
         } else {
             let trailer_at = at + h.length.saturating_sub(u64::from(h.trailer_len));
+            // The trailer comes first: what lies before it is read with it, unless that is much.
+            if (deep || !vouched) && h.length <= WHOLE_MAX {
+                window.get(at, usize::try_from(h.length).unwrap_or(0));
+            }
             let tail = window.get(trailer_at, h.trailer_len as usize);
             match pack::read_trailer(tail, &place.at(trailer_at)) {
                 Some((t, rows)) => {

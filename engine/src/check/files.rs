@@ -61,6 +61,9 @@ pub struct Inventory {
     pub counted: Vec<(String, u64, Bytes)>,
     /// What `LOCK` says.
     pub writer: Option<String>,
+    has_manifest: bool,
+    /// Paths that were looked at.
+    seen: BTreeSet<String>,
 }
 
 /// Opens a file for reading; `None` when there is none.
@@ -121,6 +124,8 @@ impl Inventory {
             drafts: Vec::new(),
             counted: Vec::new(),
             writer: None,
+            has_manifest: false,
+            seen: BTreeSet::new(),
         };
         inv.superblock(disk, dir)?;
         for name in &root {
@@ -274,10 +279,8 @@ impl Inventory {
 
     fn read_manifest(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = "MANIFEST";
-        let Some((file, len)) = open(disk, dir, path)? else {
-            self.drafts.push(Draft::new(DamageKind::FileMissing, path, 0, 0, Repair::RebuildManifest));
-            return Ok(());
-        };
+        let Some((file, len)) = open(disk, dir, path)? else { return Ok(()) };
+        self.has_manifest = true;
         let mut bytes = vec![0; usize::try_from(len.min(MANIFEST_MAX)).unwrap_or(0)];
         let n = read_again(&file, &mut bytes, 0);
         bytes.truncate(n);
@@ -315,8 +318,9 @@ impl Inventory {
     /// Finds out what each file is.
     fn identify(&mut self, disk: &dyn Disk, dir: &Path, found: Vec<(String, FileName)>) -> Result<()> {
         let mut claims = Vec::new();
-        let mut own = BTreeSet::new();
+        let mut own: BTreeSet<FileName> = self.logs.iter().chain(self.packs.values()).map(|p| p.name).collect();
         for (path, by_name) in found {
+            self.seen.insert(path.clone());
             // A file that vanished was replaced by a writer at work.
             let Some((file, len)) = open(disk, dir, &path)? else { continue };
             let head = block(&file, 0);
@@ -401,11 +405,9 @@ impl Inventory {
     pub fn newer_packs(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let mut found = Vec::new();
         for entry in list(disk, dir, "pack")? {
-            if let Some(number) = FileName::number_of(&entry, "pack").filter(|n| !self.packs.contains_key(n)) {
-                let path = format!("pack/{entry}");
-                if !self.counted.iter().any(|c| c.0 == path) {
-                    found.push((path, FileName::new(FileKind::Pack, number)));
-                }
+            let path = format!("pack/{entry}");
+            if let Some(number) = FileName::number_of(&entry, "pack").filter(|_| !self.seen.contains(&path)) {
+                found.push((path, FileName::new(FileKind::Pack, number)));
             }
         }
         self.identify(disk, dir, found)
@@ -413,6 +415,16 @@ impl Inventory {
 
     /// What the manifest names and is not there.
     fn missing(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        if !self.has_manifest && !(self.logs.is_empty() && self.packs.is_empty()) {
+            // The first is written when the first file is sealed, or at the first close, after the checkpoints.
+            let sealed = self.logs.iter().chain(self.packs.values()).filter(|p| p.trailer.is_some()).count();
+            let closed = !self.checkpoints.is_empty() && self.writer.is_none();
+            self.drafts.push(if sealed > 2 || closed {
+                Draft::new(DamageKind::FileMissing, "MANIFEST", 0, 0, Repair::RebuildManifest)
+            } else {
+                Draft::new(NoteKind::NoManifest, "MANIFEST", 0, 0, Repair::Nothing)
+            });
+        }
         let Some(m) = self.manifest.clone() else { return Ok(()) };
         let mut wanted: Vec<(FileName, Option<ManifestEntry>)> = Vec::new();
         for e in m.entries.iter().filter(|e| e.state == SEALED) {
@@ -432,7 +444,7 @@ impl Inventory {
                 continue;
             }
             // It may have come since the directory was listed.
-            if open(disk, dir, &name.path())?.is_some() && !self.counted.iter().any(|c| c.0 == name.path()) {
+            if !self.seen.contains(&name.path()) && open(disk, dir, &name.path())?.is_some() {
                 self.identify(disk, dir, vec![(name.path(), name)])?;
                 if there(self) {
                     continue;

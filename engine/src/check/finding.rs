@@ -157,6 +157,8 @@ pub struct Draft {
     pub rows: Vec<(Row, bool)>,
     /// Blobs that it hit.
     pub digests: Vec<[u8; 32]>,
+    /// Address and native id that the damaged place gives for its item, whose key they match.
+    pub names: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Draft {
@@ -179,7 +181,7 @@ impl Draft {
             hits: Vec::new(),
             hit_count: 0,
         };
-        Self { finding, rows: Vec::new(), digests: Vec::new() }
+        Self { finding, rows: Vec::new(), digests: Vec::new(), names: None }
     }
 
     /// Adds what exactly.

@@ -355,6 +355,7 @@ impl LogFile<'_> {
                     d.finding.lsns = Some((fh.lsn, fh.lsn));
                     if let Some(e) = bytes.get(FrameHeader::SIZE..).and_then(Envelope::decode) {
                         d.rows.push((row_of(&e, fh.lsn, pos, len), false));
+                        d.names = names_in(&fh, &e, bytes);
                     }
                     out.drafts.push(d);
                     *last_lsn = (*last_lsn).max(fh.lsn);
@@ -541,6 +542,23 @@ impl Judge {
         }
         None
     }
+}
+
+/// Address and native id in a frame that does not verify. The item key is a hash of the native id: if they match, no bit of
+/// it has flipped.
+fn names_in(h: &FrameHeader, e: &Envelope, frame: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let from = FrameHeader::SIZE + usize::from(h.envelope_len);
+    let stored = frame.get(from..from.checked_add(h.payload_len as usize)?)?;
+    let unpacked;
+    let bytes = if h.codec == CODEC_ZSTD {
+        unpacked = zstd::bulk::decompress(stored, (h.raw_len as usize).min(FRAME_LEN_MAX)).ok()?;
+        unpacked.as_slice()
+    } else {
+        stored
+    };
+    let t = v1::access(bytes).ok()?;
+    let matches = ItemKey::of(e.item_kind, &t.item).0 == e.item;
+    matches.then(|| (t.account.to_vec(), t.item.to_vec()))
 }
 
 /// The payload of a frame before its codec; its length is bounded by the format.

@@ -85,6 +85,11 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
             all.report.frames += w.frames;
             all.report.last_lsn = all.report.last_lsn.max(w.lsns.map_or(0, |l| l.1));
             let mut drafts = o.drafts;
+            let cut = |d: &Draft| d.finding.kind == Kind::Damage(DamageKind::FileTruncated);
+            if w.drafts.iter().any(cut) {
+                // The walk knows better what is lost than the file's length does.
+                all.drafts.retain(|d| !(cut(d) && d.finding.path == p.path));
+            }
             drafts.extend(w.drafts);
             if !p.live {
                 // A second copy: what is wrong with it costs nothing.
@@ -340,6 +345,8 @@ fn walk(pass: &Pass<'_>, inventory: &Inventory, p: &Present, next: Option<Next>,
         lost_index(&mut second, &p.path, &place, walked.counted, end, sealed, &mut walked.bytes, &mut o.drafts);
         o.checkpoint = checkpoint(pass, inventory, p, &rows, &mut walked, &mut o.drafts)?;
     }
+    // "All that follows" was meant for the index's rows only.
+    walked.drafts.iter_mut().filter(|d| d.finding.length > u64::MAX / 2).for_each(|d| d.finding.length = 0);
     walked.bytes.unknown += len - end;
     refused(&second, &p.path, &mut o.drafts);
     o.bytes = walked.bytes;
@@ -452,6 +459,13 @@ pub fn open_checkpoint(
     Ok(Some((window, len, trailer)))
 }
 
+/// A checkpoint is written without a sync, and read only when it verifies: one that does not is what a power cut may leave.
+pub fn excuse(drafts: &mut [Draft]) {
+    use DamageKind::{FileHeader, Footer, IndexBlock};
+    let torn = |d: &&mut Draft| matches!(d.finding.kind, Kind::Damage(FileHeader | Footer | IndexBlock));
+    drafts.iter_mut().filter(torn).for_each(|d| d.finding.severity = Severity::Note);
+}
+
 /// Bytes of a checkpoint; what does not verify has its findings.
 pub fn checkpoint_bytes(path: &str, len: u64, drafts: &[Draft]) -> (String, u64, Bytes) {
     let bad = |d: &&Draft| {
@@ -504,6 +518,7 @@ fn checkpoint(
     }
     refused(&window, &path, &mut own);
     let counted = checkpoint_bytes(&path, len, &own);
+    excuse(&mut own);
     drafts.append(&mut own);
     Ok(Some(counted))
 }
@@ -530,6 +545,8 @@ fn stray_checkpoints(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered)
         let mut bytes = Bytes::default();
         lost_index(&mut window, &path, &place, (BLOCK as u64).min(len), len, true, &mut bytes, &mut own);
         all.files.push(checkpoint_bytes(&path, len, &own));
+        // Nobody reads it.
+        own.iter_mut().for_each(|d| d.finding.severity = Severity::Note);
         own.push(Draft::new(NoteKind::Leftover, &path, 0, len, Repair::Nothing));
         all.drafts.append(&mut own);
     }

@@ -45,6 +45,9 @@ fn add(d: &mut Draft, h: Hit) {
 pub fn run(pass: &Pass<'_>, inventory: &Inventory, drafts: &mut Vec<Draft>, missing: &[BlobHash]) -> Result<()> {
     let mut by_digest: HashMap<[u8; 32], Vec<usize>> = HashMap::new();
     let mut keys: HashSet<Key> = HashSet::new();
+    let mut natives: HashMap<Key, Vec<u8>> = HashMap::new();
+    // Addresses from damaged places: if no other frame of the account has one.
+    let mut doubtful: HashMap<[u8; 16], Vec<u8>> = HashMap::new();
     for (i, d) in drafts.iter_mut().enumerate() {
         d.digests.sort_unstable();
         d.digests.dedup();
@@ -53,7 +56,12 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, drafts: &mut Vec<Draft>, miss
         }
         d.rows.sort_unstable_by_key(|(r, _)| r.lsn);
         d.rows.dedup_by_key(|(r, _)| r.lsn);
+        let told = d.names.take();
         for (row, certain) in std::mem::take(&mut d.rows) {
+            if let Some((address, native)) = &told {
+                natives.insert((row.account, row.item), native.clone());
+                doubtful.insert(row.account, address.clone());
+            }
             if !certain {}
             keys.insert((row.account, row.item));
             add(d, hit(&row, None, certain));
@@ -66,7 +74,6 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, drafts: &mut Vec<Draft>, miss
     let mut gone: BTreeMap<BlobHash, Draft> = BTreeMap::new();
     let mut left_off = 0u64;
     let mut addresses: HashMap<[u8; 16], Vec<u8>> = HashMap::new();
-    let mut natives: HashMap<Key, Vec<u8>> = HashMap::new();
     let mut judge = Judge::default();
     // Names first: the first walk finds the blobs' states, whose items the second one names.
     for naming in [false, true] {
@@ -126,7 +133,7 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, drafts: &mut Vec<Draft>, miss
         drafts.push(d.because(format!("{left_off} more states name blobs that are missing")));
     }
     for h in drafts.iter_mut().flat_map(|d| &mut d.finding.hits) {
-        h.address = addresses.get(&h.account.0).cloned();
+        h.address = addresses.get(&h.account.0).or_else(|| doubtful.get(&h.account.0)).cloned();
         h.native = natives.get(&(h.account.0, h.item.0)).cloned();
         // Read from the damaged place, and other states know the item: the bit that flipped was not there.
         h.certain |= h.native.is_some();

@@ -7,7 +7,7 @@ use super::blobs::{Found, PackVouched, PackWalk, Verifier};
 use super::files::{Inventory, Present, open};
 use super::finding::{Bytes, Draft, Kind, Repair, Severity};
 use super::index::{Content, RowCheck, hand_out_blobs};
-use super::log_pass::{behind, checkpoint_bytes, lost_index, open_checkpoint, rows_are_sound};
+use super::log_pass::{behind, checkpoint_bytes, excuse, lost_index, open_checkpoint, rows_are_sound};
 use super::references::blob_hash;
 use super::window::Window;
 use super::{Gathered, PackDone, Pass, refused};
@@ -345,6 +345,7 @@ fn end(
                 }
                 refused(&window, &path, &mut more);
                 checkpoint = Some(checkpoint_bytes(&path, len, &more));
+                excuse(&mut more);
                 own.append(&mut more);
             }
         }

@@ -1,10 +1,10 @@
 //! `fsck`: everything in a store against the format, offline.
 
+use crate::Global;
 use crate::exit::{Code, Failure, Outcome};
 use crate::out::{self, moment, size, text, text_or};
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::Global;
 use mailstrata_engine::check::finding::{Bytes, Finding, Hit, Report};
 use mailstrata_engine::check::{Options, PackDone, Watch, check};
 use mailstrata_format::{ItemKind, StoreId};
@@ -89,7 +89,9 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
 
 fn print(report: &Report, args: &Args) -> Result<(), Failure> {
     if let Some(writer) = &report.writer {
-        eprintln!("note: LOCK names a writer ({writer}): if it is at work, what is not sealed may have moved meanwhile");
+        eprintln!(
+            "note: LOCK names a writer ({writer}): if it is at work, what is not sealed may have moved meanwhile"
+        );
     }
     let mut out = out::stdout();
     for f in &report.findings {
@@ -150,11 +152,8 @@ fn hit_line(h: &Hit) -> String {
 }
 
 fn as_json(r: &Report, args: &Args) -> Value {
-    let files: Vec<Value> = r
-        .files
-        .iter()
-        .map(|(path, len, b)| json!({"path": path, "length": len, "bytes": bytes(b)}))
-        .collect();
+    let files: Vec<Value> =
+        r.files.iter().map(|(path, len, b)| json!({"path": path, "length": len, "bytes": bytes(b)})).collect();
     json!({
         "version": 1,
         "store": StoreId(r.store).to_string(),
