@@ -2,12 +2,12 @@
 //!
 //! `tests/check/NNN-what/` holds a `damage` (what is done to a fresh store, in the words of [`apply`]) and the `findings` that a
 //! check must come to. `UPDATE_CHECK=1` writes the findings instead of comparing them: read them before they are kept.
-//! `MAILSTRATA_SWEEP=all` flips every bit of every file; without it every 151st.
+//! `MAILSTRATA_SWEEP=1` flips every bit of every file, `=N` every Nth; without it every 151st.
 
 use mailstrata_engine::check::finding::{Finding, Report, Severity};
 use mailstrata_engine::check::{Options, PackDone, Watch, check};
 use mailstrata_engine::disk::Clock;
-use mailstrata_engine::{Blob, Change, Event, Source, State, Store, Value};
+use mailstrata_engine::{Blob, Change, Event, Source, State, Store};
 use mailstrata_format::checksum::{self, Binding};
 use mailstrata_format::file::{FileHeader, Superblock};
 use mailstrata_format::frame;
@@ -17,9 +17,11 @@ use mailstrata_format::segment::{self, GroupHeader};
 use mailstrata_format::{BLOCK, DamageKind, FileKind, FileName, ItemKind, NoteKind, StoreId};
 use mailstrata_tests::drive::{Place, small, step};
 use mailstrata_tests::model::Model;
-use mailstrata_tests::rng::{Rng, Tally, seeds};
+use mailstrata_tests::program::Program;
+use mailstrata_tests::rng::{Rng, Tally, from_env, seeds};
 use mailstrata_tests::sim::SimDisk;
 use mailstrata_tests::workload::{Bounds, Workload};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -74,7 +76,7 @@ fn put(store: &Store, account: &str, item: &str, body: &[u8]) {
     let state = State {
         folder: Some(b"INBOX".to_vec()),
         name: Some(format!("about {item}").into_bytes()),
-        attributes: vec![(b"x".to_vec(), Value::Text(vec![b'y'; 700]))],
+        attributes: vec![(b"x".to_vec(), mailstrata_engine::Value::Text(vec![b'y'; 700]))],
         ..State::default()
     };
     let event = Event {
@@ -142,8 +144,8 @@ static BASE: LazyLock<Base> = LazyLock::new(|| {
 });
 
 fn store_id(place: &Place) -> StoreId {
-    let bytes = place.disk.bytes(&place.dir.join("MANIFEST")).expect("there is one");
-    StoreId(FileHeader::decode(&bytes).expect("long enough").store)
+    let bytes = place.disk.bytes(&place.dir.join("SUPERBLOCK")).expect("there is one");
+    StoreId(Superblock::read(&bytes).expect("a copy verifies").store)
 }
 
 fn name_of(path: &str) -> FileName {
@@ -545,7 +547,7 @@ fn a_store_that_was_never_sealed_needs_no_manifest() {
     let report = deep(&place.on(place.disk.processes_died(1)));
     let codes: Vec<_> = report.findings.iter().map(|f| f.kind.code()).collect();
     assert_eq!(codes, [NoteKind::NoManifest.code()]);
-    store.close().expect("closed");
+    drop(store);
 }
 
 #[test]
@@ -615,7 +617,7 @@ fn every_flipped_bit_is_found() {
     write(&store, &place, 0..25);
     store.close().expect("closed");
     let total: u64 = place.disk.files().iter().map(|f| f.1 * 8).sum();
-    let step = if std::env::var_os("MAILSTRATA_SWEEP").is_some() { 1 } else { 151 };
+    let step = usize::try_from(from_env("MAILSTRATA_SWEEP", 151)).expect("small").max(1);
     let mut tally = Tally::default();
     sweep(&place, (0..total).step_by(step), &mut tally);
     tally.finish("bits of a small store", format_args!("{total} bits, every {step}"));
@@ -698,4 +700,44 @@ fn what_the_device_refuses_is_told_with_its_place() {
         place.disk.clear_faults();
     }
     assert!(codes.contains(DamageKind::Unreadable.code()), "{codes:?}");
+}
+
+/// The command says the same, with its exit codes.
+#[test]
+fn the_command_tells_sound_from_damaged() {
+    let p = Program::small();
+    let event = |n: u32| {
+        format!(
+            r#"{{"account":"alice@example.org","item":"{n}","kind":"message","op":"put","state":{{"folder":"INBOX"}},"blob":{{"base64":"aGVsbG8="}}}}"#
+        ) + "\n"
+    };
+    let lines: String = (0..200).map(event).collect();
+    assert_eq!(p.append(&lines).1, 0);
+    let state = p.dir.path().join("state");
+    let state = state.to_str().expect("UTF-8");
+    let read = ["--json", "fsck", "--read-data", "--state", state];
+    let report = |text: &str| -> Value { serde_json::from_str(text).expect("one document") };
+    let sound = report(&p.ok(read));
+    assert_eq!((&sound["sound"], &sound["findings"]), (&true.into(), &Value::Array(Vec::new())));
+    assert_eq!(sound["transactions"], 200);
+    let on_disk: u64 = sound["files"].as_array().expect("files").iter().map(|f| f["length"].as_u64().expect("n")).sum();
+    assert_eq!(sound["bytes"]["sum"], on_disk);
+    p.ok(["fsck", "--read-data", "--resume", "--state", state]);
+    assert!(!Path::new(state).exists(), "a run that is complete leaves no state");
+    // A bit of a frame's content.
+    let path = p.store.join("log/00000001.seg");
+    let mut bytes = std::fs::read(&path).expect("a segment");
+    bytes[BLOCK + GroupHeader::SIZE + 60] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let out = p.run(read);
+    assert_eq!(out.status.code(), Some(13), "{}", String::from_utf8_lossy(&out.stderr));
+    let found = report(&String::from_utf8_lossy(&out.stdout));
+    assert_eq!(found["findings"][0]["code"], "D07");
+    assert_eq!(found["findings"][0]["hits"][0]["item"], "0");
+    assert_eq!(found["findings"][0]["hits"][0]["account"], "alice@example.org");
+    p.fails(13, ["fsck"]);
+    assert!(p.fails(1, ["fsck", "--repair"]).contains("not built"));
+    p.fails(2, ["fsck", "--resume"]);
+    std::fs::remove_dir_all(&p.store).expect("removed");
+    p.fails(10, ["fsck"]);
 }

@@ -40,7 +40,7 @@ struct Outcome {
 /// Walks all log files; findings count in the first round only.
 pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bool) -> Result<()> {
     let nexts = continued(pass, inventory)?;
-    let mut before: Option<(FileName, String, [u8; 16], u64, u64, u64, bool)> = None;
+    let mut before: Option<Before> = None;
     let threads = pass.options.threads.max(1);
     let indexed: Vec<(usize, &Present)> = inventory.logs.iter().enumerate().collect();
     for wave in indexed.chunks(threads) {
@@ -109,7 +109,7 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
     all.log_hurt |= all.drafts.iter().any(|d| missing(d) && d.finding.path != "MANIFEST");
     if first {
         stray_checkpoints(pass, inventory, all)?;
-        end_of_log(inventory, before.as_ref().map_or(0, |b| b.4), all);
+        end_of_log(inventory, before.as_ref().map_or(0, |b| b.lsn), all);
     }
     Ok(())
 }
@@ -138,21 +138,26 @@ fn continued(pass: &Pass<'_>, inventory: &Inventory) -> Result<BTreeMap<usize, N
     Ok(out)
 }
 
+/// How the live file before ended.
+struct Before {
+    chain: [u8; 16],
+    group: u64,
+    lsn: u64,
+    /// The last segment it covers.
+    segment: u64,
+    /// Its end, or what it was, is not known for sure.
+    hurt: bool,
+}
+
 /// Whether a file continues the one before it.
-fn follow(
-    p: &Present,
-    o: &Outcome,
-    before: &mut Option<(FileName, String, [u8; 16], u64, u64, u64, bool)>,
-    drafts: &mut Vec<Draft>,
-    first: bool,
-) {
+fn follow(p: &Present, o: &Outcome, before: &mut Option<Before>, drafts: &mut Vec<Draft>, first: bool) {
     let w = &o.walked;
     let (from, to) = p.covers();
     if let Some(h) = w.header
         && first
     {
         let expected = match &before {
-            Some((_, _, chain, group, lsn, last, hurt)) if last + 1 == from => Some((*chain, *group, *lsn, *hurt)),
+            Some(b) if b.segment + 1 == from => Some((b.chain, b.group, b.lsn, b.hurt)),
             None if from == 1 => Some(([0; 16], 0, 0, false)),
             _ => None,
         };
@@ -171,8 +176,8 @@ fn follow(
     let of_run = o.trailer.filter(|_| p.name.kind == FileKind::Run);
     let (chain, group) = of_run.map_or((w.chain, w.group), |t| (t.chain, t.last_group));
     let lsn = of_run.map_or(w.lsns.map_or(0, |l| l.1), |t| t.last_lsn);
-    let lsn = lsn.max(before.as_ref().map_or(0, |b| b.4));
-    *before = Some((p.name, p.path.clone(), chain, group, lsn, to, w.hurt || w.header.is_none()));
+    let lsn = lsn.max(before.as_ref().map_or(0, |b| b.lsn));
+    *before = Some(Before { chain, group, lsn, segment: to, hurt: w.hurt || w.header.is_none() });
 }
 
 /// The manifest's mark must not lie behind the log's end.

@@ -86,6 +86,7 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
 type Vouches = std::collections::BTreeMap<u64, u64>;
 
 /// The next stretch of the current pack, or of the next one; `None`: there are no more.
+#[expect(clippy::too_many_arguments, reason = "one call; a struct of its own would name nothing")]
 fn next<'a>(
     pass: &Pass<'_>,
     inventory: &'a Inventory,
