@@ -702,6 +702,59 @@ fn what_the_device_refuses_is_told_with_its_place() {
     assert!(codes.contains(DamageKind::Unreadable.code()), "{codes:?}");
 }
 
+#[test]
+fn whatever_the_files_hold_a_check_ends() {
+    let mut rng = Rng::new(31);
+    let mut damaged = 0;
+    for _ in 0..400 {
+        let place = BASE.place.on(BASE.place.disk.copy(rng.bits()));
+        for _ in 0..1 + rng.below(4) {
+            let files: Vec<_> = place.disk.files().into_iter().filter(|f| f.1 > 0).collect();
+            let (path, len) = rng.pick(&files).clone();
+            let size = usize::try_from(len).expect("small");
+            let at = rng.index(size);
+            let end = (at + 1 + rng.index(9000)).min(size);
+            match rng.below(6) {
+                0 => place.disk.damage(&path, |b| b[at..end].fill(0)),
+                1 => {
+                    let noise = rng.bytes(end - at);
+                    place.disk.damage(&path, |b| b[at..end].copy_from_slice(&noise));
+                }
+                2 => place.disk.damage(&path, |b| b.truncate(at)),
+                3 => {
+                    let more = rng.bytes(end - at);
+                    place.disk.damage(&path, |b| b.extend(more));
+                }
+                4 => {
+                    let other = place.disk.bytes(&rng.pick(&files).0).expect("there");
+                    place.disk.damage(&path, |b| *b = other);
+                }
+                // A number somewhere in a header becomes large, and the block's check is made right.
+                _ => {
+                    let block = at / BLOCK * BLOCK;
+                    let place_of = Binding::new(store_id(&BASE.place), name_of(&below(&place, &path)), block as u64);
+                    place.disk.damage(&path, |b| {
+                        let end = (block + BLOCK).min(b.len());
+                        b[block + at % 200..end.min(block + at % 200 + 8)].fill(0xff);
+                        checksum::seal_block(&place_of, &mut b[block..end]);
+                    });
+                }
+            }
+        }
+        let mut options = Options { read_data: true, threads: 2, ..Options::new(Arc::new(place.disk.clone())) };
+        options.memory = 1 << 20;
+        match check(&place.dir, &options, &Watch::default()) {
+            Ok(report) => damaged += u64::from(!report.expect("nobody stops it").sound()),
+            Err(e) => {
+                use mailstrata_engine::Error;
+                assert!(matches!(e, Error::NoStore { .. } | Error::Version { .. }), "{e}");
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 250, "only {damaged} of 400 were found damaged");
+}
+
 /// The command says the same, with its exit codes.
 #[test]
 fn the_command_tells_sound_from_damaged() {

@@ -415,7 +415,8 @@ impl Inventory {
 
     /// What the manifest names and is not there.
     fn missing(&mut self, disk: &dyn Disk, dir: &Path) -> Result<()> {
-        if !self.has_manifest && !(self.logs.is_empty() && self.packs.is_empty()) {
+        let written = !self.logs.is_empty() || !self.packs.is_empty();
+        if written && !self.has_manifest {
             // The first is written when the first file is sealed, or at the first close, after the checkpoints.
             let sealed = self.logs.iter().chain(self.packs.values()).filter(|p| p.trailer.is_some()).count();
             let closed = !self.checkpoints.is_empty() && self.writer.is_none();

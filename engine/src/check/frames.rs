@@ -72,6 +72,9 @@ pub struct LogFile<'a> {
     pub vouched: Vouched,
 }
 
+/// Sees a record's envelope, the account's address and the item's native id.
+pub type Names<'n> = dyn FnMut(&Envelope, &[u8], &[u8]) + 'n;
+
 /// Takes each frame that verifies, with its place; gives what is wrong with its record.
 pub type Visit<'v> = dyn FnMut(&Frame<'_>, u64) -> Option<(DamageKind, String)> + 'v;
 
@@ -492,11 +495,7 @@ impl Default for Judge {
 
 impl Judge {
     /// What is wrong with a record that verifies; `None`: nothing. `names` sees account and native id.
-    pub fn judge(
-        &mut self,
-        f: &Frame<'_>,
-        names: &mut dyn FnMut(&Envelope, &[u8], &[u8]),
-    ) -> Option<(DamageKind, String)> {
+    pub fn judge(&mut self, f: &Frame<'_>, names: &mut Names<'_>) -> Option<(DamageKind, String)> {
         let bad = |what: &str| Some((DamageKind::Record, what.to_owned()));
         let e = f.envelope;
         if f.header.reserved != 0 || e.reserved != 0 || f.blobs().any(|b| b.reserved != [0; 6]) {

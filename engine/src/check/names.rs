@@ -62,7 +62,6 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, drafts: &mut Vec<Draft>, miss
                 natives.insert((row.account, row.item), native.clone());
                 doubtful.insert(row.account, address.clone());
             }
-            if !certain {}
             keys.insert((row.account, row.item));
             add(d, hit(&row, None, certain));
         }
