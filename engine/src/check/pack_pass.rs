@@ -113,13 +113,8 @@ fn next<'a>(
             }
         };
         let limit = locked(&job.walk).limit;
-        let w = match window {
-            Some(w) => {
-                w.turn_to(&job.file, limit);
-                w
-            }
-            None => window.insert(Window::new(job.file.clone(), limit)),
-        };
+        let w = window.get_or_insert_with(|| Window::new(job.file.clone(), limit));
+        w.turn_to(&job.file, limit, job.deep);
         let more = locked(&job.walk).next(w, found);
         let mut g = locked(&job.gathered);
         if more {

@@ -35,9 +35,10 @@ impl Window {
         Self { step: BLOCK, ..Self::new(file, end) }
     }
 
-    /// Goes over to another file; the buffer stays.
-    pub fn turn_to(&mut self, file: &Arc<dyn File>, end: u64) {
+    /// Goes over to another file, to read all of it or only here and there; the buffer stays.
+    pub fn turn_to(&mut self, file: &Arc<dyn File>, end: u64, all: bool) {
         self.file = file.clone();
+        self.step = if all { STEP } else { BLOCK };
         self.end = end;
         self.bytes.clear();
         self.refused.clear();
