@@ -34,6 +34,8 @@ pub mod info;
 
 pub mod stats;
 
+pub mod fsck;
+
 pub mod demo;
 
 pub mod completions;
