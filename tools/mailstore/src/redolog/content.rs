@@ -67,10 +67,24 @@ pub fn open<R: ReadAt>(from: R, extent: Extent, size: Option<u64>) -> io::Result
         && from.read_at(&mut magic, extent.offset)? == 2
         && magic == [0x1f, 0x8b];
     let bytes = Bytes { from, at: extent.offset, left: extent.length };
-    let kind = if gzip {
-        Kind::Gzip(Box::new(MultiGzDecoder::new(io::BufReader::new(bytes))))
-    } else {
-        Kind::Raw(bytes)
-    };
+    let kind =
+        if gzip { Kind::Gzip(Box::new(MultiGzDecoder::new(io::BufReader::new(bytes)))) } else { Kind::Raw(bytes) };
     Ok(Content { kind })
+}
+
+/// Copies content. Outer error: it could not be written; inner: it could not be read or is damaged, and what came out so far
+/// is not all of it.
+pub fn copy(mut from: impl Read, to: &mut impl io::Write) -> io::Result<io::Result<u64>> {
+    let mut buffer = [0; 16 << 10];
+    let mut copied = 0;
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(Ok(copied)),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Ok(Err(e)),
+        };
+        to.write_all(buffer.get(..n).unwrap_or_default())?;
+        copied += n as u64;
+    }
 }

@@ -81,7 +81,8 @@ impl LogFiles {
     pub fn open(paths: &[PathBuf]) -> Self {
         let mut files = Vec::new();
         let mut all = Self::default();
-        let mut unread = |path: &Path, e: io::Error| all.unread.push(Unread { path: path.to_owned(), source: e.into() });
+        let mut unread =
+            |path: &Path, e: io::Error| all.unread.push(Unread { path: path.to_owned(), source: e.into() });
         for path in paths {
             if !path.is_dir() {
                 files.push(path.clone());

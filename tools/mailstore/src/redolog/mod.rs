@@ -28,8 +28,18 @@ pub mod files;
 
 pub mod content;
 
+pub mod show;
+
+pub mod follow;
+
+#[doc(hidden)]
+pub mod hostile;
+
 #[cfg(test)]
 mod generator;
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod follow_tests;

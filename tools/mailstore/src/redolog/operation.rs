@@ -435,11 +435,7 @@ impl<R: ReadAt> Fields<'_, R> {
 }
 
 /// The fields of an operation; `variant` chooses among layouts of one code, see [`variants`].
-pub fn fields<R: ReadAt>(
-    from: &mut Cursor<R>,
-    head: &Head,
-    variant: u8,
-) -> Result<Vec<(&'static str, Value)>, Fault> {
+pub fn fields<R: ReadAt>(from: &mut Cursor<R>, head: &Head, variant: u8) -> Result<Vec<(&'static str, Value)>, Fault> {
     let f = &mut Fields { from, version: head.version, kept: Vec::new() };
     match head.code {
         CHECKPOINT => f.list("open", 8, |f| {

@@ -19,7 +19,7 @@ const ENDED_MAX: usize = 1 << 16;
 pub enum Fate<P> {
     /// A change that waits for its end.
     Open,
-    /// The same change again; the first one stays.
+    /// The same change again; the later one stays: a rollover may remove the file of the first.
     Again,
     /// Counts from now on.
     Committed(Box<(Record, P)>),
@@ -61,7 +61,10 @@ impl<P> Transactions<P> {
                 }
             },
             _ => match self.open.entry(id) {
-                std::collections::hash_map::Entry::Occupied(_) => Fate::Again,
+                std::collections::hash_map::Entry::Occupied(mut first) => {
+                    first.insert((record, place));
+                    Fate::Again
+                }
                 std::collections::hash_map::Entry::Vacant(free) => {
                     free.insert((record, place));
                     Fate::Open
