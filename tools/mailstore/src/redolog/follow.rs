@@ -54,6 +54,9 @@ pub struct Committed {
     pub content: Option<Blob>,
     /// The content stands in a record that was not seen.
     pub content_missing: bool,
+    /// The mailbox's last change before this one, when the server numbered others in between, or numbered anew: another node
+    /// wrote them to a log of its own, or they were lost.
+    pub jump_from: Option<i32>,
     /// Where its commit stands.
     pub commit: Position,
     /// When it was committed, milliseconds since 1970 UTC.
@@ -120,6 +123,8 @@ pub struct Follower {
     transactions: Transactions<Arc<File>>,
     shared: HashMap<String, Blob>,
     shared_order: VecDeque<String>,
+    /// The last change number of each mailbox seen.
+    changes: HashMap<i64, i32>,
 }
 
 impl Follower {
@@ -133,6 +138,7 @@ impl Follower {
             transactions: Transactions::default(),
             shared: HashMap::new(),
             shared_order: VecDeque::new(),
+            changes: HashMap::new(),
         }
     }
 
@@ -235,6 +241,7 @@ impl Follower {
                     self.share(&record, file);
                     return None;
                 }
+                let jump_from = self.jump(record.head.mailbox, record.head.change);
                 let own = record.data().map(|(extent, size)| Blob { file: Arc::clone(&file), extent, size });
                 let linked = record.text("body") == Some("link");
                 let content = match own {
@@ -246,6 +253,7 @@ impl Follower {
                     record,
                     file,
                     content,
+                    jump_from,
                     commit: Position { sequence, offset },
                     committed_ms: head.time_ms,
                 })))
@@ -256,6 +264,16 @@ impl Follower {
             }
             Fate::Open | Fate::Again | Fate::CommittedAgain | Fate::Aborted | Fate::Nothing => None,
         }
+    }
+
+    /// Notes a change number; the one before it, when this is not the next. One number may stand for several records.
+    fn jump(&mut self, mailbox: i64, change: i32) -> Option<i32> {
+        if mailbox <= 0 || change < 0 {
+            return None;
+        }
+        let before = self.changes.insert(mailbox, change)?;
+        let follows = before == change || before.checked_add(1) == Some(change);
+        (!follows).then_some(before)
     }
 
     fn share(&mut self, record: &Record, file: Arc<File>) {
@@ -375,6 +393,7 @@ impl Follower {
             self.transactions = Transactions::default();
             self.shared.clear();
             self.shared_order.clear();
+            self.changes.clear();
         }
         self.enter(next)?;
         Ok(Some(Some(Found::Gap { after: sequence, before })))

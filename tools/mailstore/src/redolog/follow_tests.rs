@@ -25,10 +25,14 @@ fn fresh(path: &Path, sequence: i64, open: &BTreeMap<i32, Vec<u8>>) -> File {
     OpenOptions::new().append(true).open(path).unwrap()
 }
 
-/// The bytes of one record.
+/// The bytes of one record, all changes of one number.
 fn record(code: i32, counter: i32, mailbox: i64, fields: &[u8]) -> Vec<u8> {
+    numbered(code, counter, 77, mailbox, fields)
+}
+
+fn numbered(code: i32, counter: i32, change: i32, mailbox: i64, fields: &[u8]) -> Vec<u8> {
     let mut log = Log::new(1, 0);
-    let (from, to) = log.with_fields(code, counter, mailbox, fields);
+    let (from, to) = log.with_fields(code, counter, change, mailbox, fields);
     log.bytes[from..to].to_vec()
 }
 
@@ -78,6 +82,7 @@ fn all(follower: &mut Follower, ids: &mut Vec<i32>) -> Vec<Found> {
     while let Some(found) = follower.next().unwrap() {
         match found {
             Found::Change(change) => {
+                assert_eq!(change.jump_from, None);
                 let id = i32::try_from(change.record.int("id").unwrap()).unwrap();
                 let blob = change.content.expect("a message has content");
                 let mut text = String::new();
@@ -231,4 +236,46 @@ fn what_may_be_missing_is_told() {
     assert!(matches!(other[..], [Found::Gap { after: 6, before: 0 }]), "{other:?}");
     // The same transaction number as before, of another server's life.
     assert_eq!(ids, [1, 2, 7]);
+}
+
+#[test]
+fn a_jump_in_a_mailboxs_change_numbers_is_told_with_the_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), 0);
+    let mut counter = 0;
+    let mut write = |server: &mut Server<'_>, mailbox: i64, change: i32, end: i32| {
+        counter += 1;
+        let bytes = [
+            numbered(27, counter, change, mailbox, &message(counter, "p", Some(b"message"))),
+            record(end, counter, mailbox, &27i32.to_be_bytes()),
+        ];
+        server.write(&bytes.concat());
+    };
+    for (mailbox, change, end) in
+        [(1, 5, 3), (2, 40, 3), (1, 6, 3), (1, 6, 3), (1, 7, 4), (1, 7, 3), (2, 42, 3), (1, 8, 3), (1, 3, 3)]
+    {
+        write(&mut server, mailbox, change, end);
+    }
+    let mut follower = Follower::new(dir.path(), None);
+    let mut jumps = Vec::new();
+    while let Some(found) = follower.next().unwrap() {
+        let Found::Change(change) = found else { panic!("{found:?}") };
+        jumps.push((change.record.head.mailbox, change.record.head.change, change.jump_from));
+    }
+    let want = [
+        (1, 5, None),
+        (2, 40, None),
+        (1, 6, None),
+        (1, 6, None),
+        (1, 7, None),
+        (2, 42, Some(40)),
+        (1, 8, None),
+        (1, 3, Some(8)),
+    ];
+    assert_eq!(jumps, want);
+    // What was seen before a restart counts after it.
+    let mut follower = Follower::new(dir.path(), follower.position());
+    write(&mut server, 2, 44, 3);
+    let Some(Found::Change(change)) = follower.next().unwrap() else { panic!("no change") };
+    assert_eq!(change.jump_from, Some(42));
 }

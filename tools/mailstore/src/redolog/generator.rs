@@ -840,14 +840,14 @@ impl Log {
         Written { offset, end: self.bytes.len() as u64, code, minor, want }
     }
 
-    /// A record of version 1.42 with fields given as bytes.
-    pub fn with_fields(&mut self, code: i32, counter: i32, mailbox: i64, fields: &[u8]) -> (usize, usize) {
+    /// A record of version 1.42 with fields given as bytes. Changes are numbered by `change`.
+    pub fn with_fields(&mut self, code: i32, counter: i32, change: i32, mailbox: i64, fields: &[u8]) -> (usize, usize) {
         let offset = self.bytes.len();
         self.bytes.extend(b"ZMREDO");
         self.bytes.extend([0, 1, 0, 42]);
         self.raw32(code);
         self.bytes.extend(1_795_309_849_316i64.to_be_bytes());
-        self.raw32(if code == 3 || code == 4 { -1 } else { 77 });
+        self.raw32(if code == 3 || code == 4 { -1 } else { change });
         self.raw32(0);
         self.raw32(1_795_309_848);
         self.raw32(counter);
