@@ -30,6 +30,8 @@ pub mod export;
 
 pub mod import;
 
+pub mod redolog;
+
 pub mod info;
 
 pub mod stats;
