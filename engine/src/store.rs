@@ -1,7 +1,7 @@
 //! What callers hold: create, open, record, put blobs, view, close; wires the rest together.
 
 use crate::blob::compose::{self, Part, Parts, Plan};
-use crate::blob::entry::Entry;
+use crate::blob::entry::{Entry, Pace};
 use crate::blob::known;
 use crate::blob::oversize::Oversize;
 use crate::catalog::{Catalog, PackPart};
@@ -26,6 +26,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -154,9 +155,32 @@ pub struct Store {
     threads: Vec<JoinHandle<()>>,
     compaction: Option<JoinHandle<()>>,
     compactor: Arc<Compactor>,
+    /// Threads that are in [`Store::record`].
+    recording: AtomicUsize,
+    /// From so many on they are a crowd.
+    crowd: usize,
     /// Holds the kernel lock.
     _lock: Arc<dyn crate::disk::File>,
     dir: PathBuf,
+}
+
+/// So many producers for each core are a crowd.
+const CROWD: usize = 4;
+
+/// Counts a thread for as long as it lives.
+struct Presence<'a>(&'a AtomicUsize);
+
+impl<'a> Presence<'a> {
+    fn note(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A transaction on its way to the disk. It is written at the latest when somebody waits for the ticket, asks it or drops
@@ -353,6 +377,8 @@ impl Store {
             threads: Vec::new(),
             compaction: None,
             compactor: Arc::new(Compactor::new(shared.clone(), last_run, options.retire_delay)),
+            recording: AtomicUsize::new(0),
+            crowd: CROWD * std::thread::available_parallelism().map_or(1, usize::from),
             _lock: lock,
             dir: dir.to_owned(),
         };
@@ -376,12 +402,19 @@ impl Store {
 
     /// Records a change: it and the blobs it names are durable when this returns.
     pub fn record(&self, event: &Event) -> Result<Receipt> {
+        let _here = Presence::note(&self.recording);
         let Appended { lsn, duplicate, sleep } = self.shared.append_event(&self.ingest, event, true)?;
         if let Some(at) = sleep {
             self.shared.sleep(&at);
         }
         self.shared.wait(lsn)?;
         Ok(Receipt { lsn, duplicate })
+    }
+
+    /// How hard a blob is compressed: a crowd of producers that wait for their transactions will want the processor all at
+    /// once, with the next blob each.
+    fn pace(&self) -> Pace {
+        if self.recording.load(Ordering::Relaxed) >= self.crowd { Pace::Pressed } else { Pace::Calm }
     }
 
     /// Records a change without waiting for the disk.
@@ -419,7 +452,7 @@ impl Store {
         }
         let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
         let plan = Parts::of(&bytes).plan(bytes.len(), &mut |_, _| Ok(Part::New))?;
-        let entry = Entry::new(&bytes, plan.rows(0, digest, length).collect());
+        let entry = Entry::new(&bytes, plan.rows(0, digest, length).collect(), Pace::Calm);
         // A pack keeps its first copy of a digest, and what lies in a later pack is read first: a copy in the pack that is
         // being written, or behind it, makes this one a pack of its own.
         let catalog = self.shared.catalog();
@@ -442,7 +475,7 @@ impl Store {
         let parts = Parts::of(bytes);
         let plan = parts.plan(bytes.len(), &mut |d, len| compose::find(&catalog, &self.files, d, len))?;
         let raw = if plan.is_plain() { Cow::Borrowed(bytes) } else { plan.raw(bytes).flatten().copied().collect() };
-        let entry = Entry::new(&raw, plan.rows(0, digest, bytes.len() as u64).collect());
+        let entry = Entry::new(&raw, plan.rows(0, digest, bytes.len() as u64).collect(), self.pace());
         if raw.len() > CHUNK_RAW_MAX && entry.file_len() + 2 * BLOCK as u64 > self.info.pack_size {
             return self.store_stream(bytes, &mut std::io::empty(), false).map(|_| ());
         }
@@ -677,7 +710,8 @@ impl Batch<'_> {
 
     fn flush_blobs(&mut self) -> Result<()> {
         if !self.rows.is_empty() {
-            self.store.shared.append_entry(&Entry::new(&self.raw, std::mem::take(&mut self.rows)))?;
+            let entry = Entry::new(&self.raw, std::mem::take(&mut self.rows), self.store.pace());
+            self.store.shared.append_entry(&entry)?;
         }
         self.raw.clear();
         self.here.clear();

@@ -17,6 +17,13 @@ pub const LEVEL: i32 = 3;
 /// Level while others wait to compress. Below 1 zstd leaves base64 as it is: −1 gives 31 % more than 3, 1 gives 3 %.
 pub const LEVEL_PRESSED: i32 = 1;
 
+/// Whether many wait for the processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Calm,
+    Pressed,
+}
+
 /// Compressors of this process, one for each core: what they share is the cores, whichever store they work for. A thread
 /// waits for one; more of them would take turns in the caches, at a megabyte each.
 struct Compressors {
@@ -43,15 +50,15 @@ struct Lent {
 }
 
 impl Lent {
-    /// Waits for a compressor. It is set to [`LEVEL`] when nobody else waits, else to [`LEVEL_PRESSED`].
-    fn take() -> Self {
+    /// Waits for a compressor. It is set to [`LEVEL`] when there is time and nobody else waits, else to [`LEVEL_PRESSED`].
+    fn take(pace: Pace) -> Self {
         let mut s = locked(&COMPRESSORS.state);
         s.waiting += 1;
         while s.idle.is_empty() && s.unmade == 0 {
             s = COMPRESSORS.back.wait(s).unwrap_or_else(PoisonError::into_inner);
         }
         s.waiting -= 1;
-        let level = if s.waiting > 0 { LEVEL_PRESSED } else { LEVEL };
+        let level = if s.waiting > 0 || pace == Pace::Pressed { LEVEL_PRESSED } else { LEVEL };
         let idle = s.idle.pop();
         if idle.is_none() {
             s.unmade -= 1;
@@ -87,12 +94,12 @@ fn locked(state: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
 }
 
 /// Compresses when it saves at least a sixteenth. `None`: keep it plain.
-fn compress(raw: &[u8]) -> Option<Vec<u8>> {
+fn compress(raw: &[u8], pace: Pace) -> Option<Vec<u8>> {
     // Below this a zstd frame saves less than its own header costs.
     if raw.len() < 64 {
         return None;
     }
-    let packed = Lent::take().compressor.as_mut()?.0.compress(raw).ok()?;
+    let packed = Lent::take(pace).compressor.as_mut()?.0.compress(raw).ok()?;
     (packed.len() <= raw.len() - raw.len() / 16).then_some(packed)
 }
 
@@ -110,9 +117,9 @@ pub struct Chunk {
 impl Chunk {
     /// Compresses (when it helps) and hashes; `raw` is at most [`CHUNK_RAW_MAX`] bytes.
     #[must_use]
-    pub fn new(raw: &[u8], raw_offset: u64) -> Self {
+    pub fn new(raw: &[u8], raw_offset: u64, pace: Pace) -> Self {
         debug_assert!(raw.len() <= CHUNK_RAW_MAX);
-        let (codec, mut stored) = match compress(raw) {
+        let (codec, mut stored) = match compress(raw, pace) {
             Some(packed) => (CODEC_ZSTD, packed),
             None => (CODEC_PLAIN, raw.to_vec()),
         };
@@ -162,11 +169,12 @@ pub struct Entry {
 impl Entry {
     /// An entry of these raw bytes, with at most [`pack::ENTRY_BLOBS_MAX`] rows.
     #[must_use]
-    pub fn new(raw: &[u8], rows: Vec<BlobRow>) -> Self {
+    pub fn new(raw: &[u8], rows: Vec<BlobRow>, pace: Pace) -> Self {
         debug_assert!(rows.len() <= pack::ENTRY_BLOBS_MAX);
         // An entry of nothing but the empty blob has a chunk as well.
         let pieces = raw.chunks(CHUNK_RAW_MAX).chain(raw.is_empty().then_some(raw));
-        let chunks = (0u64..).step_by(CHUNK_RAW_MAX).zip(pieces).map(|(at, piece)| Chunk::new(piece, at)).collect();
+        let chunks =
+            (0u64..).step_by(CHUNK_RAW_MAX).zip(pieces).map(|(at, piece)| Chunk::new(piece, at, pace)).collect();
         Self { chunks, rows, raw_len: raw.len() as u64 }
     }
 
@@ -225,8 +233,8 @@ mod tests {
     fn who_waits_behind_others_gets_the_fast_level_and_the_same_comes_back() {
         let raw = "Lorem ipsum dolor sit amet, consetetur sadipscing elitr. ".repeat(2000);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut lent: Vec<_> = (0..cores).map(|_| Lent::take()).collect();
-        let level = || Lent::take().compressor.as_ref().map_or(0, |c| c.1);
+        let mut lent: Vec<_> = (0..cores).map(|_| Lent::take(Pace::Calm)).collect();
+        let level = || Lent::take(Pace::Calm).compressor.as_ref().map_or(0, |c| c.1);
         let levels: Vec<i32> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..2).map(|_| scope.spawn(level)).collect();
             // Other tests of this process may wait as well.
@@ -238,11 +246,11 @@ mod tests {
         });
         assert!(levels.contains(&LEVEL_PRESSED), "{levels:?}");
         drop(lent);
-        for level in [LEVEL, LEVEL_PRESSED] {
-            let packed = Compressor::new(level).unwrap().compress(raw.as_bytes()).unwrap();
+        assert_eq!(Lent::take(Pace::Pressed).compressor.as_ref().map(|c| c.1), Some(LEVEL_PRESSED));
+        // A compressor that changes its level goes on as a new one would.
+        for pace in [Pace::Calm, Pace::Pressed, Pace::Calm] {
+            let packed = compress(raw.as_bytes(), pace).unwrap();
             assert!(super::super::read::decompress(&packed, raw.len()).unwrap() == raw.as_bytes());
         }
-        let packed = compress(raw.as_bytes()).unwrap();
-        assert!(super::super::read::decompress(&packed, raw.len()).unwrap() == raw.as_bytes());
     }
 }
