@@ -134,7 +134,7 @@ fn exit_codes_are_those_of_the_table() {
     p.fails(2, ["append", "--no-such-option"]);
     p.fails(17, ["items", "nobody@x"]);
     p.fails(14, ["append", "no-such-file"]);
-    assert!(p.fails(1, ["fsck"]).contains("not built yet"));
+    assert!(p.fails(1, ["bench"]).contains("not built yet"));
     // One writer at a time, named.
     let mut child =
         p.command(["append"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null()).spawn().unwrap();

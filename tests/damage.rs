@@ -318,7 +318,7 @@ fn frames(place: &Place, model: &Model) -> Result<Vec<(u64, u64, u64, u64)>, Str
     for (account, item) in model.keys() {
         for h in view.rows(account, item).map_err(|e| e.to_string())? {
             let at = u64::from(h.row.offset);
-            out.push((h.segment, at, at + u64::from(h.row.length), h.row.lsn));
+            out.push((h.file.number, at, at + u64::from(h.row.length), h.row.lsn));
         }
     }
     Ok(out)

@@ -44,7 +44,8 @@ fn work(dir: &Path, clock: &Arc<SimClock>, recorder: &Recorder, seed: u64) -> Re
                 Err(e) => Err(e.clone()),
             };
             settle(&mut model, &event, clock.now(), answer)?;
-            last = ticket.ok().or(last);
+            // A repeated source has the ticket of its first time: the newest one vouches for all.
+            last = ticket.ok().into_iter().chain(last).max_by_key(mailstrata_engine::Ticket::lsn);
         }
         if let Some(t) = last {
             let lsn = t.wait().map_err(said)?.lsn;

@@ -17,6 +17,7 @@
 //! | [`open_after_kill`] | `open` and `open_read` after SIGKILL | |
 //! | [`restore_read`] | every message and body of an account | zstd and SHA-256 of the same mails |
 //! | [`compact`] | a merge; look-ups, listing, memory before and after | |
+//! | [`check`] | fsck of a store, every byte read, hot and cold | read alone; zstd and SHA-256 of the same chunks, all cores |
 //! | [`maildir`] | SmartScan of a tree: first, unchanged, 1 %; everything restored | hash and compress, list, `cp -r` |
 //!
 //! [`scale`] stands apart: how cost grows up to 10 M items, as JSON lines.
@@ -63,6 +64,8 @@ pub mod scan;
 pub mod open_after_kill;
 
 pub mod restore_read;
+
+pub mod check;
 
 pub mod maildir;
 

@@ -2,8 +2,8 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{
-    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, memory, metadata, new_item, open_after_kill,
-    restore_read, scale, scan, slow_flush,
+    Bench, Outcome, Scale, check, commit, compact, ingest, lookup, maildir, memory, metadata, new_item,
+    open_after_kill, restore_read, scale, scan, slow_flush,
 };
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::time::Duration;
 const HELP: &str = "\
 mailstrata-benches WORKLOAD… [--quick] [--dir DIR] [--items N] [--patience S] [--keep] [--json]
 
-Workloads: commit, newitem, metadata, flush5ms, memory, ingest, lookup, scan, restore, maildir, compact, open, all
+Workloads: commit, newitem, metadata, flush5ms, memory, ingest, lookup, scan, restore, check, maildir, compact, open, all
 Apart from these: mailstrata-benches scale --help
   --quick    shorter rounds and a smaller store
   --dir      a directory on the disk under test (default: target/bench); a directory of its own is made in it
@@ -24,7 +24,7 @@ Apart from these: mailstrata-benches scale --help
 type Run = fn(&Bench, &mut Report) -> Outcome;
 
 /// In the order in which `all` runs them: `open` changes the store that the others read, so it is last.
-const WORKLOADS: [(&str, Run); 12] = [
+const WORKLOADS: [(&str, Run); 13] = [
     ("commit", commit::run),
     ("newitem", new_item::run),
     ("metadata", metadata::run),
@@ -34,6 +34,7 @@ const WORKLOADS: [(&str, Run); 12] = [
     ("lookup", lookup::run),
     ("scan", scan::run),
     ("restore", restore_read::run),
+    ("check", check::run),
     ("maildir", maildir::run),
     ("compact", compact::run),
     ("open", open_after_kill::run),

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub const HELP: &str = "\
 mailstrata-benches scale [--items N] [--dir DIR] [--accounts A] [--producers P] [--versions V] [--updates put|patch]
@@ -141,7 +141,8 @@ const fn moment(n: u64) -> i64 {
 
 /// The store's options; what compaction needs to run beside the writer goes here.
 fn options() -> Outcome<Options> {
-    Ok(Options::new()?)
+    // No copy of the store is under way: what a run replaced may go at once.
+    Ok(Options { retire_delay: Duration::ZERO, ..Options::new()? })
 }
 
 /// Runs all stages, each as a child of `program`, and removes the store.
@@ -303,7 +304,7 @@ fn write_stage(plan: &Plan) -> Outcome {
             (0..plan.producers).map(|p| scope.spawn(move || produce(plan, store, p, 0, share, done))).collect();
         let (mut point, mut last, mut since) = (step, 0, 0.0);
         while !threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             let now = done.load(Ordering::Relaxed);
             if now >= point || now == all && last < all {
                 let seconds = begin.elapsed().as_secs_f64();
@@ -330,7 +331,11 @@ fn write_stage(plan: &Plan) -> Outcome {
 
 /// Clusters what was written by account, as far as the engine does not do it while it writes.
 fn compact(store: &Store) -> Outcome {
-    let _ = store;
+    let merged = store.compact_now()?;
+    say(&json!({
+        "stage": "compact", "runs": merged.runs, "replaced": merged.replaced, "written": merged.bytes,
+        "removed": merged.removed, "left_out": merged.left_out,
+    }));
     Ok(())
 }
 
@@ -387,7 +392,7 @@ fn crash_stage(plan: &Plan) -> Outcome {
             if threads.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 return threads.into_iter().try_for_each(|t| t.join().map_err(|_| "a producer panicked")?);
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            std::thread::sleep(Duration::from_millis(1));
         }
         say(&json!({ "stage": "crash", "transactions": done.load(Ordering::Relaxed) }));
         // SAFETY: kill takes two numbers; this process is the one that ends.

@@ -2,8 +2,8 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{
-    Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, memory, metadata, new_item, open_after_kill,
-    restore_read, scan, slow_flush,
+    Bench, Outcome, Scale, check, commit, compact, ingest, lookup, maildir, memory, metadata, new_item,
+    open_after_kill, restore_read, scan, slow_flush,
 };
 use std::time::Duration;
 
@@ -105,4 +105,9 @@ fn an_unknown_workload_is_refused() {
     let out = std::process::Command::new(env!("CARGO_BIN_EXE_mailstrata-benches")).arg("nonsense").output().unwrap();
     assert!(!out.status.success());
     assert!(String::from_utf8_lossy(&out.stderr).contains("no workload nonsense"));
+}
+
+#[test]
+fn check_runs() {
+    assert!(figures(check::run) >= 3);
 }

@@ -40,6 +40,8 @@ pub mod catalog;
 
 pub mod files;
 
+pub mod check;
+
 pub mod disk;
 
 pub use compact::Compacted;

@@ -72,8 +72,91 @@ damage_kinds! {
     Padding = "D21", "padding is not zero";
     /// A file that no other vouches for.
     FileForeign = "D22", "file does not belong to this store";
+    /// An item's moments fall, or frames of a run are not in the order of their keys.
+    Order = "D23", "order is broken";
+    /// A file goes on behind where what vouches for it says that it ends.
+    FileLong = "D24", "file is longer than it must be";
+    /// The manifest verifies and says something else than the file it names.
+    ManifestDiffers = "D25", "manifest disagrees with a file";
+    /// The device gave an error instead of bytes.
+    Unreadable = "D26", "bytes cannot be read";
     /// The recipe of a composed blob cannot be, or its form is not known.
     Recipe = "D27", "recipe of a composed blob is not possible";
+}
+
+/// What a check tells that is no damage. Codes are stable and listed in `SPEC.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NoteKind {
+    /// Bytes behind all that anything vouches for.
+    TornTail,
+    /// Blobs that no transaction names.
+    Orphan,
+    /// A temporary file, a checkpoint of a sealed file, a file that another one replaced.
+    Leftover,
+    /// Bytes that mean nothing between content and index.
+    Slack,
+    /// A name that is not one of a store.
+    Stranger,
+    /// Files that a repair set aside.
+    Quarantine,
+    /// A sealed file that the manifest does not name yet.
+    Unnamed,
+    /// Superblock copies that verify and differ: `adopt` was interrupted.
+    CopiesDiffer,
+    /// LSNs that are missing without damage at their place.
+    Gap,
+    /// There is no manifest, and there need not be one yet.
+    NoManifest,
+}
+
+impl NoteKind {
+    /// All kinds, in the order of their codes.
+    pub const ALL: &'static [NoteKind] = &[
+        Self::TornTail,
+        Self::Orphan,
+        Self::Leftover,
+        Self::Slack,
+        Self::Stranger,
+        Self::Quarantine,
+        Self::Unnamed,
+        Self::CopiesDiffer,
+        Self::Gap,
+        Self::NoManifest,
+    ];
+
+    /// The stable code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::TornTail => "N01",
+            Self::Orphan => "N02",
+            Self::Leftover => "N03",
+            Self::Slack => "N04",
+            Self::Stranger => "N05",
+            Self::Quarantine => "N06",
+            Self::Unnamed => "N07",
+            Self::CopiesDiffer => "N08",
+            Self::Gap => "N09",
+            Self::NoManifest => "N10",
+        }
+    }
+
+    /// A sentence for people.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::TornTail => "torn tail: nobody was promised what follows",
+            Self::Orphan => "blobs that no transaction names",
+            Self::Leftover => "left over from work that ended early",
+            Self::Slack => "bytes between content and index that mean nothing",
+            Self::Stranger => "not a file of the store",
+            Self::Quarantine => "set aside by a repair",
+            Self::Unnamed => "sealed, and not named by the manifest yet",
+            Self::CopiesDiffer => "superblock copies differ",
+            Self::Gap => "LSNs are missing, and nothing is damaged here",
+            Self::NoManifest => "no manifest yet",
+        }
+    }
 }
 
 /// Damage, with its place.
@@ -100,7 +183,8 @@ mod tests {
 
     #[test]
     fn codes_are_unique_and_in_order() {
-        let codes: Vec<_> = DamageKind::ALL.iter().map(|k| k.code()).collect();
+        let notes = NoteKind::ALL.iter().map(|k| k.code());
+        let codes: Vec<_> = DamageKind::ALL.iter().map(|k| k.code()).chain(notes).collect();
         let mut sorted = codes.clone();
         sorted.sort_unstable();
         sorted.dedup();

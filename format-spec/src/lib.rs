@@ -40,7 +40,7 @@ pub mod manifest;
 pub mod record;
 
 pub use checksum::Binding;
-pub use damage::{Damage, DamageKind};
+pub use damage::{Damage, DamageKind, NoteKind};
 pub use digest::Digest;
 pub use ids::{AccountId, FileKind, FileName, ItemKey, Lsn, StoreId};
 pub use record::{ItemKind, Operation};

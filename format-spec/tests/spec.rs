@@ -2,7 +2,7 @@
 //!
 //! `UPDATE_SPEC=1` rewrites the tables instead of comparing them.
 
-use mailstrata_format::{DamageKind, FileKind, FileName, ItemKind, frame, index, pack, segment};
+use mailstrata_format::{DamageKind, FileKind, FileName, ItemKind, NoteKind, frame, index, pack, segment};
 use std::path::PathBuf;
 
 fn path() -> PathBuf {
@@ -29,6 +29,11 @@ fn blocks() -> Vec<(&'static str, String)> {
         "DamageKind",
         "| code | meaning |\n| --- | --- |",
         DamageKind::ALL.iter().map(|k| format!("| {} | {} |", k.code(), k.text())).collect(),
+    );
+    add(
+        "NoteKind",
+        "| code | meaning |\n| --- | --- |",
+        NoteKind::ALL.iter().map(|k| format!("| {} | {} |", k.code(), k.text())).collect(),
     );
     let limits: [(&str, u64); 12] = [
         ("block, unit of groups and pack flushes", mailstrata_format::BLOCK as u64),

@@ -10,6 +10,8 @@ pub struct Progress {
     bar: ProgressBar,
     json: bool,
     what: &'static str,
+    /// What is counted.
+    items: bool,
     started: Instant,
     told: Instant,
 }
@@ -22,7 +24,13 @@ impl Progress {
         let shown = !g.json_progress && std::io::stderr().is_terminal();
         bar.set_draw_target(if shown { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() });
         let now = Instant::now();
-        Self { bar, json: g.json_progress, what, started: now, told: now }
+        Self { bar, json: g.json_progress, what, items: true, started: now, told: now }
+    }
+
+    /// Work on `what`; counts are bytes.
+    #[must_use]
+    pub fn of_bytes(g: &Global, what: &'static str) -> Self {
+        Self { items: false, ..Self::new(g, what) }
     }
 
     /// How far it is. `total` is 0 while nobody knows.
@@ -39,7 +47,8 @@ impl Progress {
             return;
         }
         if total > 0 && self.bar.length().is_none() {
-            self.bar.set_style(style("{prefix} [{bar:30}] {pos}/{len} {msg} eta {eta}"));
+            let counts = if self.items { "{pos}/{len} {msg}" } else { "{bytes}/{total_bytes} {bytes_per_sec}" };
+            self.bar.set_style(style(&format!("{{prefix}} [{{bar:30}}] {counts} eta {{eta}}")));
             self.bar.set_prefix(self.what);
             self.bar.set_length(total);
         } else if self.bar.length().is_none() {
@@ -47,6 +56,9 @@ impl Progress {
             self.bar.set_prefix(self.what);
         }
         self.bar.set_position(done);
+        if !self.items {
+            return;
+        }
         let rate = crate::out::size((bytes as f64 / seconds) as u64);
         self.bar.set_message(format!("{} {rate}/s", crate::out::size(bytes)));
     }

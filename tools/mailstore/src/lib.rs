@@ -13,6 +13,8 @@ pub mod maildir;
 
 pub mod target;
 
+pub mod redolog;
+
 pub mod mbox;
 
 pub mod eml;

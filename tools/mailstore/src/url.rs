@@ -22,6 +22,8 @@ pub enum UrlError {
     UnknownScheme { scheme: String },
     #[error("scheme {scheme:?} is not built yet; built are maildir, mbox, eml and events")]
     NotBuiltYet { scheme: String },
+    #[error("a redo log as a source is not built yet; `mailstrata redolog dump` reads its files")]
+    RedologSource,
     #[error("{url:?} names no path")]
     NoPath { url: String },
     #[error("{url:?} names a host; files are local, write {scheme}:/PATH")]
@@ -170,7 +172,8 @@ impl FromStr for Url {
             "maildir" | "mbox" | "eml" => {}
             "events" if rest == "-" => return Ok(Self::Events),
             "events" => return Err(UrlError::NoPath { url: format!("{url} (only events:- is read)") }),
-            "imap" | "imaps" | "redolog" | "dovecot" => return Err(UrlError::NotBuiltYet { scheme }),
+            "redolog" => return Err(UrlError::RedologSource),
+            "imap" | "imaps" | "dovecot" => return Err(UrlError::NotBuiltYet { scheme }),
             _ => return Err(UrlError::UnknownScheme { scheme }),
         }
         let (raw_path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
@@ -375,7 +378,7 @@ mod tests {
             ("./a:b", "no scheme"),
             ("pop3:x", "unknown"),
             ("imap://h/", "not built yet"),
-            ("redolog:/x", "not built yet"),
+            ("redolog:/x", "redolog dump"),
             ("dovecot:/x", "not built yet"),
             ("maildir:", "names no path"),
             ("events:/f", "events:-"),

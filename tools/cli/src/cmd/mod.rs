@@ -30,9 +30,13 @@ pub mod export;
 
 pub mod import;
 
+pub mod redolog;
+
 pub mod info;
 
 pub mod stats;
+
+pub mod fsck;
 
 pub mod demo;
 

@@ -13,10 +13,6 @@ pub enum NotYet {
     #[command(hide = true)]
     Adopt(Rest),
     #[command(hide = true)]
-    Fsck(Rest),
-    #[command(hide = true)]
-    Redolog(Rest),
-    #[command(hide = true)]
     Bench(Rest),
 }
 
@@ -31,8 +27,6 @@ pub fn run(command: &NotYet) -> Outcome {
         NotYet::Purge(_) => "purge",
         NotYet::Hold(_) => "hold",
         NotYet::Adopt(_) => "adopt",
-        NotYet::Fsck(_) => "fsck",
-        NotYet::Redolog(_) => "redolog",
         NotYet::Bench(_) => "bench",
     };
     Err(Failure::new(Code::Failed, format!("`{name}` is not built yet")).hint("README.md lists what is"))
