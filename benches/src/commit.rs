@@ -15,8 +15,8 @@ use crate::{Bench, Outcome, mail};
 use mailstrata_engine::{Create, Options, Store, Ticket};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// All of it.
