@@ -258,3 +258,71 @@ fn any_change_of_a_small_store_may_be_the_last() {
     tally.count("recoveries", recoveries);
     tally.finish("power cuts of small stores", format_args!("{:?}", start.elapsed()));
 }
+
+/// A message with these parts.
+fn message(name: u64, parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = format!("Subject: {name}\r\n\r\n").into_bytes();
+    for part in parts {
+        out.extend_from_slice(b"--b\r\nContent-Type: x/y\r\n\r\n");
+        out.extend_from_slice(part);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"--b--\r\n");
+    out
+}
+
+/// Messages with parts of one another go into several packs while nothing is synced; power goes. What is found afterwards
+/// counts as known, so it must be whole: its parts are there as well.
+#[test]
+fn a_message_that_a_power_cut_left_has_all_its_parts() {
+    let mut tally = Tally::default();
+    for seed in seeds(1, 8) {
+        let mut rng = Rng::new(seed);
+        let place = Place::new(SimDisk::new(seed));
+        place.create(&small(64 << 10, 64 << 10)).unwrap();
+        place.disk.keep_snapshots();
+        let store = place.open().unwrap();
+        let opened = place.disk.newest_snapshot();
+        let shared: Vec<Vec<u8>> = (0..3).map(|_| rng.bytes(12_000)).collect();
+        let mut messages = Vec::new();
+        for n in 0..24 {
+            let own = rng.bytes(9000);
+            let m = message(n, &[rng.pick(&shared).as_slice(), &own]);
+            if rng.percent(50) {
+                store.put_blob(&mut &m[..]).unwrap();
+            } else {
+                let mut batch = store.batch();
+                batch.put_bytes(&m).unwrap();
+                batch.put_bytes(&message(100 + n, &[rng.pick(&shared).as_slice()])).unwrap();
+                batch.submit().unwrap();
+            }
+            messages.push(m);
+        }
+        store.close().unwrap();
+        for snapshot in opened..=place.disk.newest_snapshot() {
+            for _ in 0..4 {
+                let cut = rng.bits();
+                let Some(disk) = place.disk.power_cut_at(snapshot, cut, Survival::Random) else { continue };
+                let after = place.on(disk);
+                let result = (|| {
+                    let store = after.open().map_err(|e| format!("open: {e}"))?;
+                    let view = store.view();
+                    for (n, m) in messages.iter().enumerate() {
+                        let digest = mailstrata_format::Digest::of(m);
+                        if store.blob_known(&digest).map_err(|e| e.to_string())?.is_none() {
+                            continue;
+                        }
+                        let read = mailstrata_tests::drive::read_blob(&view, &digest)
+                            .map_err(|e| format!("message {n} at snapshot {snapshot}, cut {cut}: {e}"))?;
+                        if read != *m {
+                            return Err(format!("message {n} at snapshot {snapshot}, cut {cut}: other bytes"));
+                        }
+                    }
+                    Ok(())
+                })();
+                tally.case(seed, result);
+            }
+        }
+    }
+    tally.finish("power cuts between messages and their parts", "all that is found is whole");
+}

@@ -14,22 +14,37 @@ use std::sync::{Arc, OnceLock};
 #[derive(Clone)]
 struct ByLength;
 
-impl<K> Weighter<K, Arc<[u8]>> for ByLength {
-    fn weight(&self, _key: &K, value: &Arc<[u8]>) -> u64 {
-        value.len() as u64 + 128
+impl<K, V: AsRef<[u8]> + ?Sized> Weighter<K, Arc<V>> for ByLength {
+    fn weight(&self, _key: &K, value: &Arc<V>) -> u64 {
+        (**value).as_ref().len() as u64 + 128
+    }
+}
+
+/// A decompressed chunk.
+pub struct Raw {
+    /// Where it starts in the entry's raw bytes.
+    pub offset: u64,
+    /// Its length in the file.
+    pub file_len: u64,
+    pub bytes: Vec<u8>,
+}
+
+impl AsRef<[u8]> for Raw {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
 /// A cache of verified bytes, bounded by their sum.
-pub struct ByteCache<K>(Cache<K, Arc<[u8]>, ByLength>);
+pub struct ByteCache<K, V: AsRef<[u8]> + ?Sized = [u8]>(Cache<K, Arc<V>, ByLength>);
 
-impl<K: Eq + std::hash::Hash + Clone> ByteCache<K> {
+impl<K: Eq + std::hash::Hash + Clone, V: AsRef<[u8]> + ?Sized> ByteCache<K, V> {
     fn new(bytes: usize, item: usize) -> Self {
         Self(Cache::with_weighter((bytes / item).max(16), bytes.max(item * 4) as u64, ByLength))
     }
 
     /// What is kept under a key.
-    pub fn get(&self, key: &K) -> Option<Arc<[u8]>> {
+    pub fn get(&self, key: &K) -> Option<Arc<V>> {
         self.0.get(key)
     }
 
@@ -39,7 +54,7 @@ impl<K: Eq + std::hash::Hash + Clone> ByteCache<K> {
     }
 
     /// Keeps bytes under a key.
-    pub fn insert(&self, key: K, bytes: Arc<[u8]>) {
+    pub fn insert(&self, key: K, bytes: Arc<V>) {
         self.0.insert(key, bytes);
     }
 }
@@ -55,7 +70,7 @@ pub struct Files {
     /// Index blocks by file and number.
     pub blocks: ByteCache<(FileName, u64)>,
     /// Decompressed chunks by pack and offset.
-    pub chunks: ByteCache<(u64, u64)>,
+    pub chunks: ByteCache<(u64, u64), Raw>,
     open: Cache<FileName, Arc<dyn File>>,
     /// Holds the lock in `READERS` that says which files may still be asked for, for as long as a view has these files.
     pub(crate) reading: OnceLock<Arc<dyn File>>,

@@ -1,10 +1,10 @@
 //! What callers hold: create, open, record, put blobs, view, close; wires the rest together.
 
 use crate::blob::compose::{self, Part, Parts, Plan};
-use crate::blob::entry::Entry;
+use crate::blob::entry::{Entry, Pace};
 use crate::blob::known;
 use crate::blob::oversize::Oversize;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, PackPart};
 use crate::commit::writer::{Shared, locked};
 use crate::compact::{Compacted, Compactor};
 use crate::disk::posix::Backend;
@@ -18,6 +18,7 @@ use crate::tail::Tail;
 use crate::view::as_of::View;
 use mailstrata_format::digest::Hasher;
 use mailstrata_format::file::{self, Superblock, SuperblockFault};
+use mailstrata_format::index;
 use mailstrata_format::pack::{BLOB_LEN_MAX, BlobRow, CHUNK_RAW_MAX, ENTRY_BLOBS_MAX, RAW_OFFSET};
 use mailstrata_format::{BLOCK, Damage, Digest, FORMAT_VERSION, FileKind, Lsn, StoreId};
 use std::borrow::Cow;
@@ -25,6 +26,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -153,9 +155,32 @@ pub struct Store {
     threads: Vec<JoinHandle<()>>,
     compaction: Option<JoinHandle<()>>,
     compactor: Arc<Compactor>,
+    /// Threads that are in [`Store::record`].
+    recording: AtomicUsize,
+    /// From so many on they are a crowd.
+    crowd: usize,
     /// Holds the kernel lock.
     _lock: Arc<dyn crate::disk::File>,
     dir: PathBuf,
+}
+
+/// So many producers for each core are a crowd.
+const CROWD: usize = 4;
+
+/// Counts a thread for as long as it lives.
+struct Presence<'a>(&'a AtomicUsize);
+
+impl<'a> Presence<'a> {
+    fn note(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Presence<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A transaction on its way to the disk. It is written at the latest when somebody waits for the ticket, asks it or drops
@@ -203,6 +228,13 @@ impl Drop for Ticket {
             self.shared.kick_now();
         }
     }
+}
+
+/// What is held in memory of a blob: all of it, or [`STREAM_FROM`] bytes.
+fn read_start(content: &mut dyn Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(64 << 10);
+    content.take(STREAM_FROM).read_to_end(&mut bytes).map_err(|e| Error::Content(Arc::new(e)))?;
+    Ok(bytes)
 }
 
 fn superblock(dir: &Path, options: &Options) -> Result<Superblock> {
@@ -345,6 +377,8 @@ impl Store {
             threads: Vec::new(),
             compaction: None,
             compactor: Arc::new(Compactor::new(shared.clone(), last_run, options.retire_delay)),
+            recording: AtomicUsize::new(0),
+            crowd: CROWD * std::thread::available_parallelism().map_or(1, usize::from),
             _lock: lock,
             dir: dir.to_owned(),
         };
@@ -368,12 +402,19 @@ impl Store {
 
     /// Records a change: it and the blobs it names are durable when this returns.
     pub fn record(&self, event: &Event) -> Result<Receipt> {
+        let _here = Presence::note(&self.recording);
         let Appended { lsn, duplicate, sleep } = self.shared.append_event(&self.ingest, event, true)?;
         if let Some(at) = sleep {
             self.shared.sleep(&at);
         }
         self.shared.wait(lsn)?;
         Ok(Receipt { lsn, duplicate })
+    }
+
+    /// How hard a blob is compressed: a crowd of producers that wait for their transactions will want the processor all at
+    /// once, with the next blob each.
+    fn pace(&self) -> Pace {
+        if self.recording.load(Ordering::Relaxed) >= self.crowd { Pace::Pressed } else { Pace::Calm }
     }
 
     /// Records a change without waiting for the disk.
@@ -385,16 +426,47 @@ impl Store {
     /// Stores a blob unless it is known; up to 8 MiB in memory, a larger one streamed. It is durable before any transaction
     /// that names it. An error of `content` is [`Error::Content`].
     pub fn put_blob(&self, content: &mut dyn Read) -> Result<Blob> {
-        let mut bytes = Vec::with_capacity(64 << 10);
-        content.take(STREAM_FROM).read_to_end(&mut bytes).map_err(|e| Error::Content(Arc::new(e)))?;
+        Ok(self.put_blob_if_new(content)?.0)
+    }
+
+    /// As [`Store::put_blob`]; says as well whether the blob was new.
+    pub fn put_blob_if_new(&self, content: &mut dyn Read) -> Result<(Blob, bool)> {
+        let bytes = read_start(content)?;
         if (bytes.len() as u64) < STREAM_FROM {
             let digest = Digest::of(&bytes);
-            if self.blob_known(&digest)?.is_none() {
+            let new = self.blob_known(&digest)?.is_none();
+            if new {
                 self.store_bytes(&bytes, digest)?;
             }
-            return Ok(Blob { digest, length: bytes.len() as u64, role: None });
+            return Ok((Blob { digest, length: bytes.len() as u64, role: None }, new));
         }
-        self.store_stream(&bytes, content)
+        self.store_stream(&bytes, content, false)
+    }
+
+    /// Stores a blob that is known, and damaged: the new copy is the one that is read from now on. It stands for itself: its
+    /// parts are stored again with it, so that other blobs whose recipes name them are whole again as well.
+    pub fn put_blob_again(&self, content: &mut dyn Read) -> Result<Blob> {
+        let bytes = read_start(content)?;
+        if bytes.len() as u64 >= STREAM_FROM {
+            return Ok(self.store_stream(&bytes, content, true)?.0);
+        }
+        let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+        let plan = Parts::of(&bytes).plan(bytes.len(), &mut |_, _| Ok(Part::New))?;
+        let entry = Entry::new(&bytes, plan.rows(0, digest, length).collect(), Pace::Calm);
+        // A pack keeps its first copy of a digest, and what lies in a later pack is read first: a copy in the pack that is
+        // being written, or behind it, makes this one a pack of its own.
+        let catalog = self.shared.catalog();
+        let written = catalog.packs.iter().rposition(|p| matches!(p.part, PackPart::Table(_))).unwrap_or(0);
+        let hash = index::key_hash(&digest.0);
+        let mut in_the_way = entry.file_len() + 2 * BLOCK as u64 > self.info.pack_size;
+        for pack in catalog.packs.iter().skip(written) {
+            in_the_way |= pack.find(&self.files, &digest, hash)?.is_some();
+        }
+        if in_the_way {
+            return Ok(self.store_stream(&bytes, &mut std::io::empty(), true)?.0);
+        }
+        self.shared.append_entry(&entry)?;
+        Ok(Blob { digest, length, role: None })
     }
 
     /// Stores a blob that is not known, and the parts of it that are not.
@@ -403,15 +475,16 @@ impl Store {
         let parts = Parts::of(bytes);
         let plan = parts.plan(bytes.len(), &mut |d, len| compose::find(&catalog, &self.files, d, len))?;
         let raw = if plan.is_plain() { Cow::Borrowed(bytes) } else { plan.raw(bytes).flatten().copied().collect() };
-        let entry = Entry::new(&raw, plan.rows(0, digest, bytes.len() as u64).collect());
+        let entry = Entry::new(&raw, plan.rows(0, digest, bytes.len() as u64).collect(), self.pace());
         if raw.len() > CHUNK_RAW_MAX && entry.file_len() + 2 * BLOCK as u64 > self.info.pack_size {
-            return self.store_stream(bytes, &mut std::io::empty()).map(|_| ());
+            return self.store_stream(bytes, &mut std::io::empty(), false).map(|_| ());
         }
         self.shared.append_entry(&entry)
     }
 
-    /// Streams a blob, of which `start` is read already, into a pack of its own; it is given up when the blob is known.
-    fn store_stream(&self, start: &[u8], rest: &mut dyn Read) -> Result<Blob> {
+    /// Streams a blob, of which `start` is read already, into a pack of its own; it is given up when the blob is known and
+    /// not `again` to be stored. Says whether it was new.
+    fn store_stream(&self, start: &[u8], rest: &mut dyn Read, again: bool) -> Result<(Blob, bool)> {
         self.shared.check_space()?;
         let mut s = self.shared.lock();
         let number = s.next_pack;
@@ -444,13 +517,14 @@ impl Store {
             return Err(e);
         }
         let digest = hasher.finish();
-        if self.blob_known(&digest)?.is_some() {
-            pack.abandon()?;
-        } else {
+        let new = self.blob_known(&digest)?.is_none();
+        if new || again {
             let pack = pack.finish(digest)?;
             self.shared.adopt_pack(pack)?;
+        } else {
+            pack.abandon()?;
         }
-        Ok(Blob { digest, length, role: None })
+        Ok((Blob { digest, length, role: None }, new))
     }
 
     /// Appends an entry as it is.
@@ -579,7 +653,7 @@ impl Batch<'_> {
             return Ok(blob);
         }
         if length >= STREAM_FROM {
-            return self.store.store_stream(bytes, &mut std::io::empty());
+            return Ok(self.store.store_stream(bytes, &mut std::io::empty(), false)?.0);
         }
         if bytes.len() >= CHUNK_RAW_MAX {
             self.store.store_bytes(bytes, digest)?;
@@ -636,7 +710,8 @@ impl Batch<'_> {
 
     fn flush_blobs(&mut self) -> Result<()> {
         if !self.rows.is_empty() {
-            self.store.shared.append_entry(&Entry::new(&self.raw, std::mem::take(&mut self.rows)))?;
+            let entry = Entry::new(&self.raw, std::mem::take(&mut self.rows), self.store.pace());
+            self.store.shared.append_entry(&entry)?;
         }
         self.raw.clear();
         self.here.clear();

@@ -412,3 +412,79 @@ fn a_part_that_is_damaged_is_an_error_of_each_message_that_holds_it() {
     }
     blob(&view, &other.digest);
 }
+
+#[test]
+fn a_damaged_blob_that_is_stored_again_is_whole_and_so_is_what_shares_its_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    // In its second turn the damaged copy lies in the pack that is being written.
+    for turn in 0..2 {
+        let dir = dir.path().join(turn.to_string());
+        let create = Create { pack_size: if turn == 0 { 512 << 10 } else { 8 << 20 }, ..Create::default() };
+        let store = fresh(&dir, &create, &options);
+        let part = noise(9, 300_000);
+        let (one, two) = (message("one", &[&part]), message("two", &[&part, &noise(10, 5000)]));
+        let mut digests = Vec::new();
+        for (i, m) in [&one, &two].into_iter().enumerate() {
+            let (b, new) = store.put_blob_if_new(&mut &m[..]).unwrap();
+            assert!(new);
+            assert_eq!(store.put_blob_if_new(&mut &m[..]).unwrap(), (b.clone(), false));
+            digests.push(b.digest);
+            store.record(&event("alice", &format!("{i}"), put("x", vec![b]))).unwrap();
+        }
+        // Others push the first pack out, in the first turn.
+        for i in 0..3 {
+            let b = store.put_blob(&mut &noise(20 + i, 200_000)[..]).unwrap();
+            store.record(&event("alice", &format!("other {i}"), put("x", vec![b]))).unwrap();
+        }
+        store.close().unwrap();
+        let path = dir.join("pack/00000001.pack");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[4096 + 250_000] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let store = Store::open(&dir, &options).unwrap();
+        for digest in &digests {
+            assert!(matches!(store.view().read_blob(digest, &mut |_| Ok(())), Err(Error::Damage(_))));
+        }
+        let b = store.put_blob_again(&mut &one[..]).unwrap();
+        assert_eq!((b.digest, b.length), (digests[0], one.len() as u64));
+        store.record(&event("alice", "0", put("y", vec![b]))).unwrap();
+        assert!(blob(&store.view(), &digests[0]) == one, "turn {turn}");
+        if turn == 1 {
+            store.put_blob_again(&mut &two[..]).unwrap();
+        }
+        assert!(blob(&store.view(), &digests[1]) == two, "turn {turn}");
+        // A large one as well, twice.
+        let large = noise(30, 9 << 20);
+        let (b, new) = store.put_blob_if_new(&mut &large[..]).unwrap();
+        assert!(new && !store.put_blob_if_new(&mut &large[..]).unwrap().1);
+        store.put_blob_again(&mut &large[..]).unwrap();
+        store.record(&event("alice", "large", put("y", vec![b.clone()]))).unwrap();
+        drop(store);
+        let view = Store::open_read(&dir, &options).unwrap().view();
+        assert!(blob(&view, &digests[0]) == one && blob(&view, &digests[1]) == two, "turn {turn}");
+        assert!(blob(&view, &b.digest) == large);
+    }
+}
+
+#[test]
+fn a_part_deep_in_a_long_entry_is_found_and_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(Backend::Auto);
+    let store = fresh(dir.path(), &Create::default(), &options);
+    let (before, deep) = (content(1, 6 << 20), noise(2, 20_000));
+    let long = message("long", &[&before, &deep]);
+    let short = message("short", &[&deep]);
+    let mut read = Vec::new();
+    for (i, m) in [&long, &short].into_iter().enumerate() {
+        let b = store.put_blob(&mut &m[..]).unwrap();
+        read.push((b.digest, m.clone()));
+        store.record(&event("alice", &format!("{i}"), put("x", vec![b]))).unwrap();
+    }
+    store.close().unwrap();
+    let view = Store::open_read(dir.path(), &options).unwrap().view();
+    // From the files, then from the cache, then all of what lies before.
+    for i in [1, 1, 0, 1] {
+        assert!(blob(&view, &read[i].0) == read[i].1);
+    }
+}

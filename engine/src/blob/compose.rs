@@ -217,7 +217,7 @@ fn part(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::entry::Entry;
+    use crate::blob::entry::{Entry, Pace};
     use crate::disk::posix::Backend;
     use crate::store::{Create, Options, Store};
     use mailstrata_format::pack::RAW_OFFSET;
@@ -239,7 +239,7 @@ mod tests {
             // A composed blob that could be taken for a part.
             BlobRow { digest: [5; 32], raw_offset: COMPOSED | at, length: 4 },
         ];
-        store.append_for_test(&Entry::new(&[part, raw].concat(), rows))?;
+        store.append_for_test(&Entry::new(&[part, raw].concat(), rows, Pace::Calm))?;
         // What was not named by anything is durable with the next transaction, and read from the files after a clean end.
         store.close()?;
         let view = Store::open_read(dir.path(), &options)?.view();

@@ -3,7 +3,7 @@
 //! The pack is written under a temporary name and gets its own when it is complete, durable and sealed; only then can a
 //! frame name the blob (W1). A crash leaves a temporary file that the next writer removes.
 
-use super::entry::Chunk;
+use super::entry::{Chunk, Pace};
 use crate::catalog::{Pack, PackPart};
 use crate::disk::{Buffer, File, OpenMode, write_full};
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ impl<'a> Oversize<'a> {
 
     /// Adds up to 256 KiB.
     pub fn push(&mut self, raw: &[u8]) -> Result<()> {
-        let chunk = Chunk::new(raw, self.raw_len);
+        let chunk = Chunk::new(raw, self.raw_len, Pace::Calm);
         self.raw_len += raw.len() as u64;
         self.chunk(&chunk)
     }

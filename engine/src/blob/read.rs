@@ -2,17 +2,20 @@
 
 use crate::disk::read_full;
 use crate::error::{Error, Result};
-use crate::files::Files;
+use crate::files::{Files, Raw};
 use mailstrata_format::digest::Hasher;
 use mailstrata_format::frame::{CODEC_PLAIN, CODEC_ZSTD};
-use mailstrata_format::pack::{ChunkHeader, EntryHeader, Extent, chunk_len};
+use mailstrata_format::pack::{CHUNK_RAW_MAX, ChunkHeader, EntryHeader, Extent, chunk_len};
 use mailstrata_format::{Binding, Damage, DamageKind, FileKind, FileName};
-use std::cell::RefCell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::sync::Arc;
 
 thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    /// What entries are read into; away while somebody reads.
+    static WINDOW: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Decompresses what claims to be `raw_len` bytes, and is not believed beyond that.
@@ -33,30 +36,45 @@ struct Source<'a> {
     files: &'a Files,
     name: FileName,
     file: Arc<dyn crate::disk::File>,
-    /// Bytes read ahead, and where they start.
+    /// Bytes read ahead are its first `filled`; it is not cleared between reads.
     window: Vec<u8>,
+    filled: usize,
+    /// Where the window starts in the file.
     start: u64,
     end: u64,
 }
 
-impl Source<'_> {
-    /// `len` bytes at an offset within the entry.
-    fn get(&mut self, offset: u64, len: usize) -> Result<&[u8]> {
-        let inside = offset >= self.start && offset + len as u64 <= self.start + self.window.len() as u64;
+impl<'a> Source<'a> {
+    fn open(files: &'a Files, name: FileName, end: u64) -> Result<Self> {
+        let file = files.get(name)?;
+        Ok(Self { files, name, file, window: WINDOW.take(), filled: 0, start: 0, end })
+    }
+
+    /// `len` bytes at an offset within the entry. What is not at hand is read with up to `ahead` bytes.
+    fn get(&mut self, offset: u64, len: usize, ahead: usize) -> Result<&[u8]> {
+        let inside = offset >= self.start && offset + len as u64 <= self.start + self.filled as u64;
         if !inside {
-            let want =
-                usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX).clamp(len, ENTRY_READ.max(len));
-            self.window.resize(want, 0);
-            let n = read_full(self.file.as_ref(), &mut self.window, offset)
-                .map_err(Error::io("reading", self.files.path(self.name)))?;
-            self.window.truncate(n);
-            self.start = offset;
-            if n < len {
-                return Err(Damage::new(self.name, offset, DamageKind::FileTruncated).into());
+            let left = usize::try_from(self.end.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let want = left.clamp(len, ahead.max(len));
+            if self.window.len() < want {
+                self.window.resize(want.max(ENTRY_READ), 0);
             }
+            self.filled = 0;
+            let to = self.window.get_mut(..want).unwrap_or_default();
+            self.filled =
+                read_full(self.file.as_ref(), to, offset).map_err(Error::io("reading", self.files.path(self.name)))?;
+            self.start = offset;
         }
-        let from = usize::try_from(offset - self.start).unwrap_or(0);
-        Ok(&self.window[from..from + len])
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+        let filled = self.window.get(..self.filled).unwrap_or_default();
+        let found = filled.get(from..from.saturating_add(len));
+        found.ok_or_else(|| Damage::new(self.name, offset, DamageKind::FileTruncated).into())
+    }
+}
+
+impl Drop for Source<'_> {
+    fn drop(&mut self) {
+        WINDOW.set(std::mem::take(&mut self.window));
     }
 }
 
@@ -88,56 +106,59 @@ pub fn range(
     let mut source = None;
     let mut at = extent.entry_offset + EntryHeader::SIZE as u64;
     let mut done = range.start;
+    // The chunk at `at` begins here in the entry's raw bytes, or nothing is known of that yet.
+    let mut begins = 0;
     let limit = extent.entry_offset + extent.entry_len;
     while done < end {
         if let Some(raw) = files.chunks.get(&(extent.pack, at)) {
-            // A cached chunk begins with where it starts in the entry's raw bytes and its length in the file.
-            let (head, raw) = raw.split_at(16);
-            let word =
-                |i: usize| head.get(i..i + 8).and_then(|b| b.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-            give(raw, word(0), &mut done, end, sink)?;
-            at += word(8);
+            begins = raw.offset.saturating_add(raw.bytes.len() as u64);
+            if begins > done {
+                give(&raw.bytes, raw.offset, &mut done, end, sink)?;
+            }
+            at += raw.file_len;
             continue;
         }
-        if source.is_none() {
-            source = Some(Source { files, name, file: files.get(name)?, window: Vec::new(), start: 0, end: limit });
-        }
-        let Some(from) = source.as_mut() else { continue };
+        let from = match &mut source {
+            Some(source) => source,
+            none => none.insert(Source::open(files, name, limit)?),
+        };
         if at + ChunkHeader::SIZE as u64 > limit {
             return Err(damage(at, DamageKind::Chunk));
         }
-        let header = ChunkHeader::read(from.get(at, ChunkHeader::SIZE)?, &place.at(at))
+        // Of chunks that are passed over only the headers are read.
+        let passes = begins.saturating_add(CHUNK_RAW_MAX as u64) <= done;
+        let ahead = if passes { ChunkHeader::SIZE } else { ENTRY_READ };
+        let header = ChunkHeader::read(from.get(at, ChunkHeader::SIZE, ahead)?, &place.at(at))
             .ok_or_else(|| damage(at, DamageKind::Chunk))?;
         let length = chunk_len(header.stored_len);
-        let chunk_end = header.raw_offset.saturating_add(u64::from(header.raw_len));
-        if chunk_end <= done {
+        begins = header.raw_offset.saturating_add(u64::from(header.raw_len));
+        if begins <= done {
             at += length;
             continue;
         }
         let stored_at = at + ChunkHeader::SIZE as u64;
         let padded = usize::try_from(length).unwrap_or(usize::MAX) - ChunkHeader::SIZE;
-        let stored = from.get(stored_at, padded)?;
+        let stored = from.get(stored_at, padded, ENTRY_READ)?;
         if !header.vouches_for(stored, &place.at(at)) {
             return Err(damage(at, DamageKind::Chunk));
         }
-        let stored = &stored[..header.stored_len as usize];
+        let stored = stored.get(..header.stored_len as usize).unwrap_or_default();
         let raw_len = header.raw_len as usize;
+        // A chunk that many blobs share is worth keeping.
+        let keep = range.end - range.start < raw_len as u64;
         let raw = match header.codec {
-            CODEC_PLAIN if stored.len() == raw_len => stored.to_vec(),
-            CODEC_ZSTD => decompress(stored, raw_len).ok_or_else(|| damage(at, DamageKind::Chunk))?,
+            CODEC_PLAIN if stored.len() == raw_len && keep => Cow::Owned(stored.to_vec()),
+            CODEC_PLAIN if stored.len() == raw_len => Cow::Borrowed(stored),
+            CODEC_ZSTD => Cow::Owned(decompress(stored, raw_len).ok_or_else(|| damage(at, DamageKind::Chunk))?),
             _ => return Err(damage(at, DamageKind::Chunk)),
         };
         if header.raw_offset > done || raw.is_empty() {
             return Err(damage(at, DamageKind::Chunk));
         }
         give(&raw, header.raw_offset, &mut done, end, sink)?;
-        // A chunk that many blobs share is worth keeping.
-        if range.end - range.start < raw.len() as u64 {
-            let mut kept = Vec::with_capacity(raw.len() + 16);
-            kept.extend_from_slice(&header.raw_offset.to_le_bytes());
-            kept.extend_from_slice(&length.to_le_bytes());
-            kept.extend_from_slice(&raw);
-            files.chunks.insert((extent.pack, at), kept.into());
+        if let (true, Cow::Owned(bytes)) = (keep, raw) {
+            let raw = Raw { offset: header.raw_offset, file_len: length, bytes };
+            files.chunks.insert((extent.pack, at), Arc::new(raw));
         }
         at += length;
     }

@@ -382,6 +382,25 @@ fn a_deep_scan_finds_what_markers_and_names_do_not_show() {
     w.agree(U);
 }
 
+#[test]
+fn a_deep_scan_stores_damaged_content_again() {
+    let mut w = world();
+    w.scan();
+    let pack = w.dir.path().join("store/pack/00000001.pack");
+    w.store.take().unwrap().close().unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    // Behind the headers of the file, of the entry and of its first chunk.
+    bytes[4096 + 64 + 64 + 20] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    w.reopen();
+    let deep = || Options { deep: true, ..Options::default() };
+    let report = w.scan_with(deep());
+    assert!(report.alarms.total > 0, "{report:?}");
+    assert_eq!((report.errors.total, report.messages.changed), (0, 0), "{report:?}");
+    let report = w.scan_with(deep());
+    assert_eq!((report.errors.total, report.alarms.total), (0, 0), "{report:?}");
+}
+
 /// Runs a test again as nobody, in a directory of nobody's: root may read everything. Says whether it was done that way.
 fn done_as_nobody(test: &str) -> bool {
     use std::os::unix::fs::MetadataExt as _;

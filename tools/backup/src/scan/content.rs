@@ -105,11 +105,11 @@ impl Reader {
         } else {
             // Large, or it grew while it was read.
             let mut stream = Head { inner: start.chain(open.file), head: Vec::with_capacity(HEAD_BYTES_MAX) };
-            let blob = store.put_blob(&mut stream).map_err(|e| match e {
+            let (blob, new) = store.put_blob_if_new(&mut stream).map_err(|e| match e {
                 StoreError::Content(e) => Unread::File(io::Error::new(e.kind(), e.to_string())),
                 e => Unread::Store(e),
             })?;
-            (blob, header::summary(&stream.head), true)
+            (blob, header::summary(&stream.head), new)
         };
         Ok(Content { blob, summary, internal_date: open.received_us, changed, new })
     }

@@ -131,7 +131,7 @@ impl Worker<'_> {
             match self.reader.read(store, &mut self.batch, open, likely_known) {
                 Ok(read) => {
                     if task.why == Why::Verify && !read.new {
-                        self.verify_stored(job, &entry, &read)?;
+                        self.verify_stored(job, folder, &entry, &read)?;
                     }
                     content = Some(read);
                 }
@@ -142,24 +142,45 @@ impl Worker<'_> {
         Ok(Some(Looked { entry, why: task.why, content, unreadable: false, changed, internal_date }))
     }
 
-    /// Reads the stored bytes of a message back.
-    fn verify_stored(&self, job: &Job, entry: &MessageEntry, content: &Content) -> Result<()> {
-        let view = self.pool.scan.store.view();
+    /// Reads the stored bytes of a message back. Damaged ones are stored again from the message at hand.
+    fn verify_stored(
+        &self,
+        job: &Job,
+        folder: &mut MaildirFolder,
+        entry: &MessageEntry,
+        content: &Content,
+    ) -> Result<()> {
+        let (store, digest) = (self.pool.scan.store, content.blob.digest);
+        let view = store.view();
         // Stored a moment ago and not durable yet, it is not in the view; there is nothing to doubt then.
-        if view.blob_len(&content.blob.digest)?.is_none() {
+        if view.blob_len(&digest)?.is_none() {
             return Ok(());
         }
-        match view.read_blob(&content.blob.digest, &mut |_| Ok(())) {
-            Ok(_) => Ok(()),
-            Err(StoreError::Damage(damage)) => {
-                let name = shown(&entry.file_name);
-                let line =
-                    format!("{}: the stored content of {name} is damaged: {damage}", shown(&job.account.address));
-                locked(&job.report).errors.add(line);
-                Ok(())
-            }
-            Err(e) => Err(e.into()),
+        let damage = match view.read_blob(&digest, &mut |_| Ok(())) {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Damage(damage)) => damage,
+            Err(e) => return Err(e.into()),
+        };
+        let (who, name) = (shown(&job.account.address), shown(&entry.file_name));
+        let again = match folder.open(entry) {
+            Ok(mut open) => match store.put_blob_again(&mut open.file) {
+                Ok(blob) if blob.digest == digest => Ok(()),
+                Ok(_) => Err("it has changed meanwhile".to_owned()),
+                Err(StoreError::Content(e)) => Err(e.to_string()),
+                Err(e) => return Err(e.into()),
+            },
+            Err(e) => Err(e.to_string()),
+        };
+        let mut report = locked(&job.report);
+        match again {
+            Ok(()) => report.alarms.add(format!(
+                "{who}: the stored content of {name} was damaged and is stored again from the mailbox: {damage}"
+            )),
+            Err(why) => report.errors.add(format!(
+                "{who}: the stored content of {name} is damaged: {damage}; it could not be stored again: {why}"
+            )),
         }
+        Ok(())
     }
 
     fn unreadable(&self, chunk: &Chunk, task: &Task, entry: &MessageEntry, why: &str) -> Looked {
