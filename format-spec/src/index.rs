@@ -195,7 +195,6 @@ pub fn filter_lines(keys: u64) -> u64 {
 /// The line of a hash: the high half of hash × lines.
 #[inline]
 #[must_use]
-#[inline]
 pub fn filter_line(hash: u64, lines: u64) -> u64 {
     u64::try_from((u128::from(hash) * u128::from(lines)) >> 64).unwrap_or(0)
 }
@@ -212,7 +211,6 @@ pub fn filter_bits(hash: u64) -> impl Iterator<Item = usize> {
 /// Whether a line may hold the hash.
 #[inline]
 #[must_use]
-#[inline]
 pub fn line_may_hold(line: &[u8], hash: u64) -> bool {
     let Some(line) = line.first_chunk::<LINE>() else { return false };
     filter_bits(hash).all(|bit| line[bit / 8 % LINE] & (1 << (bit % 8)) != 0)
