@@ -12,12 +12,11 @@ use crate::ceiling::{self, Clock, Run, latencies, nanos};
 use crate::counts::{Device, Diskstats, Groups, cpu_micros};
 use crate::report::{Goal, Report, Rounds};
 use crate::{Bench, Outcome, mail};
-use mailstrata_engine::disk::SystemClock;
 use mailstrata_engine::{Create, Options, Store, Ticket};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// All of it.
