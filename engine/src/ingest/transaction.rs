@@ -4,6 +4,7 @@
 //! build on the same state. A state that is not durable yet is taken from the batch that it waits in; one that is just
 //! being written is waited for.
 
+use crate::catalog::Likely;
 use crate::commit::writer::{Shared, Sleep, locked};
 use crate::error::{Error, Result};
 use crate::index::{Key, key_of};
@@ -258,7 +259,7 @@ impl Shared {
         let mut n = 1;
         loop {
             let id = AccountId::of_address(address, n);
-            match self.newest(&key_of(id, own))? {
+            match self.newest(&key_of(id, own), Likely::New)? {
                 Some(row) if row.flags & FLAG_DELETED != 0 => n += 1,
                 _ => return Ok((id, n)),
             }
@@ -266,8 +267,8 @@ impl Shared {
     }
 
     /// The newest row of an item, durable or not.
-    pub fn newest(&self, key: &Key) -> Result<Option<Row>> {
-        Ok(self.catalog().newest(&self.files, key, u64::MAX, i64::MAX)?.map(|(_, row)| row))
+    pub fn newest(&self, key: &Key, likely: Likely) -> Result<Option<Row>> {
+        Ok(self.catalog().newest_if(&self.files, key, u64::MAX, i64::MAX, likely)?.map(|(_, row)| row))
     }
 
     /// Turns an event into a transaction and appends it. It is durable when its LSN is. `waits`: see
@@ -294,7 +295,8 @@ impl Shared {
             Some(s) => (source_hash(&key, &s.name, &s.position), content_hash(event)),
             None => (0, 0),
         };
-        let previous = self.newest(&key)?;
+        let likely = if matches!(event.change, Change::Put { .. }) { Likely::New } else { Likely::There };
+        let previous = self.newest(&key, likely)?;
         // A source position is one of its item: without a row of the item there is none.
         if let Some(s) = &event.source
             && previous.is_some()
