@@ -2,10 +2,8 @@
 
 use mailstrata_benches::report::Report;
 use mailstrata_benches::{
-use mailstrata_benches::{
     Bench, Outcome, Scale, commit, compact, ingest, lookup, maildir, memory, metadata, new_item, open_after_kill,
     restore_read, scan, slow_flush,
-};
 };
 use std::time::Duration;
 
