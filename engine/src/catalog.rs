@@ -151,6 +151,13 @@ fn is_index_damage(e: &Error) -> bool {
     matches!(e, Error::Damage(d) if d.kind == DamageKind::IndexBlock)
 }
 
+/// Whether an item that is asked for most likely has rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likely {
+    There,
+    New,
+}
+
 /// Segments and runs in the order of what they cover, which is that of their LSNs; packs in the order of their numbers.
 #[derive(Clone, Default)]
 pub struct Catalog {
@@ -161,6 +168,18 @@ pub struct Catalog {
 impl Catalog {
     /// The newest row of an item with LSN ≤ `lsn` and moment ≤ `moment`, and its segment.
     pub fn newest(&self, files: &Files, key: &Key, lsn: u64, moment: i64) -> Result<Option<(FileName, Row)>> {
+        self.newest_if(files, key, lsn, moment, Likely::There)
+    }
+
+    /// As [`Catalog::newest`]; `likely` is only about what it costs.
+    pub fn newest_if(
+        &self,
+        files: &Files,
+        key: &Key,
+        lsn: u64,
+        moment: i64,
+        likely: Likely,
+    ) -> Result<Option<(FileName, Row)>> {
         let hash = index::key_hash(key);
         let mut best: Option<(FileName, Row)> = None;
         for segment in self.segments.iter().rev() {
@@ -168,7 +187,7 @@ impl Catalog {
             if best.is_some_and(|(_, b)| b.lsn >= segment.last_lsn()) {
                 continue;
             }
-            if let Some(row) = segment.newest(files, key, hash, lsn, moment)?
+            if let Some(row) = segment.newest(files, key, hash, (lsn, moment), likely)?
                 && best.is_none_or(|(_, b)| b.lsn < row.lsn)
             {
                 best = Some((segment.name, row));
@@ -324,22 +343,32 @@ impl Segment {
         }
     }
 
-    /// The newest row of an item with LSN ≤ `lsn` and moment ≤ `moment`. `hash` is [`index::key_hash`] of the key.
-    pub fn newest(&self, files: &Files, key: &Key, hash: u64, lsn: u64, moment: i64) -> Result<Option<Row>> {
-        match self.mending(files, || self.newest_in(files, key, hash, lsn, moment)) {
-            Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.newest(key, lsn, moment)),
+    /// The newest row of an item with LSN and moment of `until` at most. `hash` is [`index::key_hash`] of the key.
+    fn newest(&self, files: &Files, key: &Key, hash: u64, until: (u64, i64), likely: Likely) -> Result<Option<Row>> {
+        match self.mending(files, || self.newest_in(files, key, hash, until, likely)) {
+            Err(e) if is_index_damage(&e) => Ok(self.rebuild(files, &e)?.newest(key, until.0, until.1)),
             other => other,
         }
     }
 
-    fn newest_in(&self, files: &Files, key: &Key, hash: u64, lsn: u64, moment: i64) -> Result<Option<Row>> {
+    fn newest_in(
+        &self,
+        files: &Files,
+        key: &Key,
+        hash: u64,
+        (lsn, moment): (u64, i64),
+        likely: Likely,
+    ) -> Result<Option<Row>> {
         let run = match &self.part {
             SegmentPart::Table(t) => return Ok(t.newest(key, lsn, moment)),
             SegmentPart::Run(r) if r.may_hold(hash) => r,
             SegmentPart::Run(_) => return Ok(None),
         };
         let mut newest = None;
-        let place = run.lower_bound(files, key)?;
+        let place = match likely {
+            Likely::There => run.lower_bound(files, key)?,
+            Likely::New => run.lower_bound_alone(files, key)?,
+        };
         let mut cursor = RunCursor::new(run, files, place);
         // Moments of an item never fall as LSNs rise, so the last row that passes is the newest.
         while let Some(row) = cursor.row()?.filter(|r| r[..32] == *key).and_then(|r| Row::decode(r)) {

@@ -586,6 +586,7 @@ pub fn start(files: Arc<Files>, mut opened: Opened, s: &Superblock, options: &Op
         next_pack: opened.last_pack + 1,
         writing: false,
         kicked: false,
+        company: crate::commit::group::NOBODY,
         closing: false,
         failed: None,
         spare_batches: Vec::new(),

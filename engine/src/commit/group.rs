@@ -29,6 +29,9 @@ pub const PACK_QUEUE_BYTES: usize = 8 << 20;
 /// A pack with this many blobs is full, whatever its size: its index is in memory until it is sealed.
 pub const PACK_BLOBS: usize = 60_000;
 
+/// No company is waited for.
+pub const NOBODY: u64 = u64::MAX;
+
 /// The segment that the batch goes to.
 pub struct Target {
     pub table: Arc<SegmentTable>,
@@ -112,6 +115,8 @@ pub struct State {
     pub writing: bool,
     /// The writer thread has been told that there is work.
     pub kicked: bool,
+    /// The writer sleeps until this LSN comes next, so that those who came back share a group; or [`NOBODY`].
+    pub company: u64,
     pub closing: bool,
     pub failed: Option<Arc<Error>>,
     pub spare_batches: Vec<Buffer>,
@@ -263,6 +268,9 @@ impl Shared {
         let lsn = s.next_lsn;
         s.next_lsn += 1;
         self.appended.store(s.next_lsn, Ordering::Relaxed);
+        if s.next_lsn >= s.company {
+            self.end_company(&mut s);
+        }
         let b = &mut s.batch;
         let offset = b.start + b.used as u64;
         let name = FileName::new(FileKind::Segment, b.target.table.number);

@@ -26,6 +26,7 @@ pub fn key_of(account: AccountId, item: ItemKey) -> Key {
 
 /// The key of a row.
 #[must_use]
+#[inline]
 pub fn row_key(row: &Row) -> Key {
     key_of(AccountId(row.account), ItemKey(row.item))
 }

@@ -159,12 +159,17 @@ impl IndexRun {
     /// A verified block of rows, from the cache or the file. While the cache has room its neighbours come along: one read of
     /// 64 KiB instead of sixteen of 4 KiB, until what is asked for often is there.
     pub fn block(&self, files: &Files, number: usize) -> Result<Arc<[u8]>> {
+        self.block_within(files, number, READ_AHEAD)
+    }
+
+    /// As [`IndexRun::block`], where `ahead` blocks in line are read when the cache has room.
+    fn block_within(&self, files: &Files, number: usize, ahead: usize) -> Result<Arc<[u8]>> {
         if let Some(found) = files.blocks.get(&(self.name, number as u64)) {
             return Ok(found);
         }
-        let window = if files.blocks.has_room(READ_AHEAD * BLOCK) {
-            let first = number - number % READ_AHEAD;
-            first..(first + READ_AHEAD).min(self.block_count()).max(number + 1)
+        let window = if files.blocks.has_room(ahead * BLOCK) {
+            let first = number - number % ahead.max(1);
+            first..(first + ahead).min(self.block_count()).max(number + 1)
         } else {
             number..number + 1
         };
@@ -248,11 +253,21 @@ impl IndexRun {
 
     /// The place of the first row whose key is not below `key`.
     pub fn lower_bound(&self, files: &Files, key: &Key) -> Result<Place> {
+        self.lower_bound_within(files, key, READ_AHEAD)
+    }
+
+    /// As [`IndexRun::lower_bound`] for a key that is most likely not there and has only passed the filter by chance: the
+    /// neighbours of the block are nobody's business.
+    pub fn lower_bound_alone(&self, files: &Files, key: &Key) -> Result<Place> {
+        self.lower_bound_within(files, key, 1)
+    }
+
+    fn lower_bound_within(&self, files: &Files, key: &Key, ahead: usize) -> Result<Place> {
         let wanted = words(key);
         // A block whose first key is below ours may hold it; so may the blocks behind that start with it.
         let mut block = self.fences.partition_point(|f| *f < wanted).saturating_sub(1);
         while block < self.block_count() {
-            let bytes = self.block(files, block)?;
+            let bytes = self.block_within(files, block, ahead)?;
             let rows = bytes[..self.rows_in(block) * ROW].as_chunks::<ROW>().0;
             let bounds = (self.fences.get(block), self.fences.get(block + 1));
             let at = first_not_below(rows, wanted, guess(wanted, bounds, rows.len()));

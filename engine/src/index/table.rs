@@ -80,12 +80,35 @@ impl Slim {
     }
 }
 
-/// Indexes of rows by a hash of theirs: open addressing, at most half full. A slot holds 32 bits of the hash too: rows are
-/// looked at only when they are most likely meant, and not at all when the slots grow.
+/// Indexes of rows by a hash of theirs: open addressing by lines, at most half full. A slot holds 32 bits of the hash too: rows
+/// are looked at only when they are most likely meant, and not at all when the slots grow.
 #[derive(Default)]
 struct Slots {
-    slots: Vec<(u32, u32)>,
+    lines: Vec<Line>,
     used: usize,
+}
+
+/// Slots of one cache line: part of the hash and index of the row, or [`NONE`]; those taken come first. Looked at as a whole: of
+/// an item that is not there, nearly always no slot matches and one is free, which is no guess for the processor to get wrong
+/// while it waits for the line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line([(u32, u32); LINE]);
+
+const LINE: usize = 8;
+
+impl Line {
+    const FREE: Self = Self([(0, NONE); LINE]);
+
+    /// One bit for each taken slot with this part of the hash.
+    fn matches(&self, tag: u32) -> u32 {
+        let bit = |(i, (t, row)): (u32, &(u32, u32))| u32::from((*t == tag) & (*row != NONE)) << i;
+        (0..).zip(&self.0).map(bit).fold(0, |a, b| a | b)
+    }
+
+    fn is_full(&self) -> bool {
+        self.0[LINE - 1].1 != NONE
+    }
 }
 
 /// The part of a hash that slots keep: the upper half of a product, in which every bit counts.
@@ -97,20 +120,45 @@ impl Slots {
     /// The rows that may have a hash, and their slots.
     fn probe(&self, hash: u64) -> impl Iterator<Item = (usize, u32)> + '_ {
         let tag = spread(hash);
-        let mask = self.slots.len().wrapping_sub(1);
-        let slots = (0..self.slots.len()).map(move |i| (tag as usize).wrapping_add(i) & mask);
-        let taken = slots.map_while(|at| self.slots.get(at).filter(|(_, row)| *row != NONE).map(|slot| (at, *slot)));
-        taken.filter(move |(_, (t, _))| *t == tag).map(|(at, (_, row))| (at, row))
+        let mut next = self.lines.get(self.line_of(tag)).map(|line| (self.line_of(tag), line, line.matches(tag)));
+        std::iter::from_fn(move || {
+            loop {
+                let (at, line, matches) = next?;
+                if matches != 0 {
+                    next = Some((at, line, matches & (matches - 1)));
+                    let i = matches.trailing_zeros() as usize % LINE;
+                    return Some((at * LINE + i, line.0[i].1));
+                }
+                // At most half of all slots are taken, so a line that is not full ends it.
+                let behind = (at + 1) & self.mask();
+                next = line.is_full().then(|| self.lines.get(behind)).flatten().map(|l| (behind, l, l.matches(tag)));
+            }
+        })
+    }
+
+    /// The number of lines is zero or a power of two.
+    fn mask(&self) -> usize {
+        self.lines.len().wrapping_sub(1)
+    }
+
+    /// The line where the slots of a hash begin.
+    fn line_of(&self, tag: u32) -> usize {
+        tag as usize & self.mask()
+    }
+
+    /// Gives a slot another row.
+    fn set(&mut self, slot: usize, row: u32) {
+        if let Some((_, r)) = self.lines.get_mut(slot / LINE).map(|line| &mut line.0[slot % LINE]) {
+            *r = row;
+        }
     }
 
     /// Adds a row.
     fn insert(&mut self, hash: u64, row: u32) {
-        if (self.used + 1) * 2 > self.slots.len() {
-            let larger = vec![(0, NONE); (self.slots.len() * 2).max(64)];
-            for (tag, row) in std::mem::replace(&mut self.slots, larger) {
-                if row != NONE {
-                    self.place(tag, row);
-                }
+        if (self.used + 1) * 2 > self.lines.len() * LINE {
+            let larger = vec![Line::FREE; (self.lines.len() * 2).max(8)];
+            for line in std::mem::replace(&mut self.lines, larger) {
+                line.0.iter().filter(|(_, row)| *row != NONE).for_each(|(tag, row)| self.place(*tag, *row));
             }
         }
         self.place(spread(hash), row);
@@ -118,12 +166,13 @@ impl Slots {
     }
 
     fn place(&mut self, tag: u32, row: u32) {
-        let mask = self.slots.len().wrapping_sub(1);
-        let mut at = tag as usize & mask;
-        while self.slots[at].1 != NONE {
-            at = (at + 1) & mask;
+        let mut at = self.line_of(tag);
+        while self.lines[at].is_full() {
+            at = (at + 1) & self.mask();
         }
-        self.slots[at] = (tag, row);
+        if let Some(free) = self.lines[at].0.iter_mut().find(|(_, row)| *row == NONE) {
+            *free = (tag, row);
+        }
     }
 }
 
@@ -181,7 +230,7 @@ impl Rows {
                 self.add_source(index, slim.source);
                 if head.lsn < slim.lsn {
                     slim.before = newest;
-                    self.heads.slots[slot].1 = index;
+                    self.heads.set(slot, index);
                 } else {
                     // Out of order, as only a damaged segment has it: to its place in the chain.
                     let mut at = newest as usize;

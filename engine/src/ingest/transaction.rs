@@ -4,6 +4,7 @@
 //! build on the same state. A state that is not durable yet is taken from the batch that it waits in; one that is just
 //! being written is waited for.
 
+use crate::catalog::Likely;
 use crate::commit::writer::{Shared, Sleep, locked};
 use crate::error::{Error, Result};
 use crate::index::{Key, key_of};
@@ -15,7 +16,7 @@ use mailstrata_format::frame::{
 };
 use mailstrata_format::index::Row;
 use mailstrata_format::record::v1::{TransactionV1, present};
-use mailstrata_format::{AccountId, ItemKey, ItemKind, Lsn, Operation};
+use mailstrata_format::{AccountId, FileName, ItemKey, ItemKind, Lsn, Operation};
 use rkyv::util::AlignedVec;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -258,7 +259,7 @@ impl Shared {
         let mut n = 1;
         loop {
             let id = AccountId::of_address(address, n);
-            match self.newest(&key_of(id, own))? {
+            match self.newest(&key_of(id, own), Likely::New)? {
                 Some(row) if row.flags & FLAG_DELETED != 0 => n += 1,
                 _ => return Ok((id, n)),
             }
@@ -266,8 +267,8 @@ impl Shared {
     }
 
     /// The newest row of an item, durable or not.
-    pub fn newest(&self, key: &Key) -> Result<Option<Row>> {
-        Ok(self.catalog().newest(&self.files, key, u64::MAX, i64::MAX)?.map(|(_, row)| row))
+    pub fn newest(&self, key: &Key, likely: Likely) -> Result<Option<Row>> {
+        Ok(self.catalog().newest_if(&self.files, key, u64::MAX, i64::MAX, likely)?.map(|(_, row)| row))
     }
 
     /// Turns an event into a transaction and appends it. It is durable when its LSN is. `waits`: see
@@ -294,7 +295,11 @@ impl Shared {
             Some(s) => (source_hash(&key, &s.name, &s.position), content_hash(event)),
             None => (0, 0),
         };
-        let previous = self.newest(&key)?;
+        let likely = if matches!(event.change, Change::Put { .. }) { Likely::New } else { Likely::There };
+        // Held while the state before is read: what it names is not removed meanwhile.
+        let catalog = self.catalog();
+        let found = catalog.newest_if(&self.files, &key, u64::MAX, i64::MAX, likely)?;
+        let previous = found.map(|(_, row)| row);
         // A source position is one of its item: without a row of the item there is none.
         if let Some(s) = &event.source
             && previous.is_some()
@@ -305,25 +310,26 @@ impl Shared {
             }
             return Ok(Appended { lsn, duplicate: true, sleep: None });
         }
-        let alive = previous.filter(|r| r.flags & FLAG_DELETED == 0);
+        let alive = found.filter(|(_, r)| r.flags & FLAG_DELETED == 0);
         let (operation, state, blobs, unseen) = match &event.change {
             Change::Put { state, blobs, content_unseen } => {
                 (Operation::Put, Cow::Borrowed(state), Cow::Borrowed(&blobs[..]), *content_unseen)
             }
             Change::Patch { patch, blobs } => {
-                let row = alive.ok_or(Error::NoItem)?;
-                let (mut state, before) = self.state_of(&key, &row)?;
+                let (file, row) = alive.ok_or(Error::NoItem)?;
+                let (mut state, before) = self.state_of(file, &row)?;
                 state.apply(patch);
                 let unseen = row.flags & FLAG_UNSEEN != 0 && blobs.is_none();
                 let blobs = blobs.as_ref().map_or(Cow::Owned(before), |b| Cow::Borrowed(&b[..]));
                 (Operation::Patch, Cow::Owned(state), blobs, unseen)
             }
             Change::Delete => {
-                let row = alive.ok_or(Error::NoItem)?;
-                let (state, blobs) = self.state_of(&key, &row)?;
+                let (file, row) = alive.ok_or(Error::NoItem)?;
+                let (state, blobs) = self.state_of(file, &row)?;
                 (Operation::Delete, Cow::Owned(state), Cow::Owned(blobs), row.flags & FLAG_UNSEEN != 0)
             }
         };
+        drop(catalog);
         let blobs = self.check_blobs(&blobs)?;
         let recorded = self.clock.now();
         let happened = event.at.unwrap_or(recorded).min(recorded);
@@ -373,8 +379,8 @@ impl Shared {
         Ok(Appended { lsn, duplicate: false, sleep })
     }
 
-    /// The state that a row stands for.
-    fn state_of(&self, key: &Key, row: &Row) -> Result<(State, Vec<Blob>)> {
+    /// The state that a row of a file stands for. The caller holds a catalog that has the file.
+    fn state_of(&self, file: FileName, row: &Row) -> Result<(State, Vec<Blob>)> {
         let t: Transaction = match self.waiting_frame(row) {
             Some((place, bytes)) => {
                 let frame = frames::parse(&bytes, &place)?;
@@ -383,12 +389,7 @@ impl Shared {
             }
             None => {
                 self.wait(Lsn(row.lsn))?;
-                // Held while it is read: what it names is not removed meanwhile.
-                let catalog = self.catalog();
-                match catalog.newest(&self.files, key, row.lsn, i64::MAX)? {
-                    Some((file, row)) => frames::transaction(&self.files, file, &row)?,
-                    None => return Err(Error::NoItem),
-                }
+                frames::transaction(&self.files, file, row)?
             }
         };
         Ok((t.state, t.blobs))
