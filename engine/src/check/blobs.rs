@@ -471,6 +471,10 @@ impl Verifier {
                         out.composed.push(row);
                         let named = pieces.iter().filter(|p| p.kind == PIECE_PART);
                         out.parts.extend(named.map(|p| (p.digest, p.length)));
+                        // Its new parts lie in its own bytes.
+                        let within =
+                            |r: &&BlobRow| start <= r.raw_offset && r.raw_offset.saturating_add(r.length) <= end;
+                        out.parts.extend(plain.iter().filter(within).map(|r| (r.digest, r.length)));
                     }
                     _ => {
                         let mut d = Draft::new(DamageKind::Recipe, path, entry, h.length, Repair::Rewrite)
