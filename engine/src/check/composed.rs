@@ -192,6 +192,9 @@ struct Entry {
     raw_end: u64,
 }
 
+/// A chunk's pack and place, and its raw bytes.
+type Unpacked = ((u64, u64), Arc<[u8]>);
+
 type Opened = Option<(Arc<dyn File>, u64)>;
 
 /// Reads raw bytes of entries.
@@ -203,7 +206,7 @@ struct Reader<'a> {
     files: HashMap<u64, Opened>,
     entries: HashMap<(u64, u64), Entry>,
     /// By pack and place, the latest behind.
-    chunks: VecDeque<((u64, u64), Arc<[u8]>)>,
+    chunks: VecDeque<Unpacked>,
     kept: usize,
     stored: Vec<u8>,
 }

@@ -217,7 +217,9 @@ fn follow(p: &Present, o: &Outcome, before: &mut Option<Before>, drafts: &mut Ve
     let (chain, group) = of_run.map_or((w.chain, w.group), |t| (t.chain, t.last_group));
     let lsn = of_run.map_or(w.lsns.map_or(0, |l| l.1), |t| t.last_lsn);
     let lsn = lsn.max(before.as_ref().map_or(0, |b| b.lsn));
-    *before = Some(Before { chain, group, lsn, segment: to, hurt: w.hurt || w.header.is_none() });
+    // Which group a run ends with only its trailer says.
+    let unknown = p.name.kind == FileKind::Run && of_run.is_none();
+    *before = Some(Before { chain, group, lsn, segment: to, hurt: w.hurt || w.header.is_none() || unknown });
 }
 
 /// The manifest's mark must not lie behind the log's end.
