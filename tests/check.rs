@@ -25,6 +25,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 /// A check of a store; its bytes must add up.
 fn checked(place: &Place, change: impl FnOnce(&mut Options)) -> Report {
@@ -152,6 +153,7 @@ fn name_of(path: &str) -> FileName {
     let file = path.rsplit('/').next().unwrap_or(path);
     let kinds = [
         ("seg", FileKind::Segment),
+        ("run", FileKind::Run),
         ("pack", FileKind::Pack),
         ("seg.idx", FileKind::SegmentCheckpoint),
         ("pack.idx", FileKind::PackCheckpoint),
@@ -342,14 +344,14 @@ fn apply(place: &Place, base: &Base, line: &str) {
             });
         }
         // A chunk's bytes are others and verify: the blob's own digest must tell.
-        ["forge", path, nth] => {
+        ["forge", path, nth, ..] => {
             let at = offset(place, path, "chunk", nth.parse().expect("a number"));
             place.disk.damage(&full(path), |b| {
                 let c = ChunkHeader::decode(&b[at..]).expect("a chunk");
                 let from = at + ChunkHeader::SIZE;
                 let to = at + usize::try_from(mailstrata_format::pack::chunk_len(c.stored_len)).expect("small");
                 assert_eq!(c.codec, 0, "a chunk that is stored as it is");
-                b[from] ^= 1;
+                b[from + number(3)] ^= 1;
                 let head = c.sealed(&block_place(path, at), checksum::body_hash(&b[from..to]));
                 b[at..from].copy_from_slice(&head);
             });
@@ -465,8 +467,9 @@ fn damage_is_found_and_named() {
         assert_eq!(other.findings, report.findings, "{name}");
     }
     assert!(wrong.is_empty(), "{wrong}");
-    // What no case can show: a device's own error, and a store that was killed before its first seal.
-    let elsewhere = [DamageKind::Unreadable.code(), NoteKind::NoManifest.code()];
+    // What no case can show: a device's own error, a store that was killed before its first seal; and, with a test of its own,
+    // a recipe.
+    let elsewhere = [DamageKind::Unreadable.code(), NoteKind::NoManifest.code(), DamageKind::Recipe.code()];
     let all = DamageKind::ALL.iter().map(|k| k.code()).chain(NoteKind::ALL.iter().map(|k| k.code()));
     let missing: Vec<_> = all.filter(|c| !codes.contains(c) && !elsewhere.contains(c)).collect();
     assert!(missing.is_empty(), "codes without a case: {missing:?}");
@@ -754,6 +757,239 @@ fn whatever_the_files_hold_a_check_ends() {
     }
     assert!(damaged > 250, "only {damaged} of 400 were found damaged");
 }
+
+/// A store with a run, retired files that stay for so long, and segments behind it; closed.
+fn with_run(delay: Duration) -> Place {
+    let place = Place::new(SimDisk::new(17));
+    place.create(&small(64 << 10, 256 << 10)).expect("created");
+    let options = mailstrata_engine::Options { retire_delay: delay, ..place.options() };
+    let store = Store::open(&place.dir, &options).expect("opened");
+    let mut from = 0;
+    while store.view().catalog().segments.len() < 10 {
+        write(&store, &place, from..from + 10);
+        from += 10;
+        assert!(from < 2000, "segments do not fill");
+    }
+    assert_eq!(store.compact_now().expect("compacted").runs, 1);
+    // What this process read is let go with the views.
+    store.compact_now().expect("compacted");
+    write(&store, &place, from..from + 5);
+    store.close().expect("closed");
+    place
+}
+
+static GONE: LazyLock<Base> = LazyLock::new(|| {
+    let place = with_run(Duration::ZERO);
+    let older = place.on(place.disk.copy(1));
+    Base { place, older }
+});
+
+static RETIRED: LazyLock<Base> = LazyLock::new(|| {
+    let place = with_run(Duration::from_secs(24 * 3600));
+    let older = place.on(place.disk.copy(1));
+    Base { place, older }
+});
+
+fn all_of(report: &Report) -> String {
+    report.findings.iter().map(|f| format!("{}  {}\n", line(f), f.detail)).collect()
+}
+
+#[test]
+fn a_store_with_runs_has_no_findings() {
+    for base in [&*GONE, &*RETIRED] {
+        let files: Vec<String> = base.place.disk.files().iter().map(|f| below(&base.place, &f.0)).collect();
+        assert!(files.iter().any(|f| f == "run/00000001.run"), "{files:?}");
+        let first = files.iter().any(|f| f == "log/00000001.seg");
+        assert_eq!(first, std::ptr::eq(base, &*RETIRED), "{files:?}");
+        for (deep, memory) in [(true, 512 << 20), (false, 512 << 20), (true, 0)] {
+            let report = checked(&base.place, |o| (o.read_data, o.memory) = (deep, memory));
+            assert_eq!(all_of(&report), "");
+            bytes_add_up(&base.place, &report);
+        }
+    }
+}
+
+#[test]
+fn damage_in_a_run_is_told_with_what_it_costs() {
+    let run = "run/00000001.run";
+    // What is done, the code and place it has, whether items are told as hit when the replaced files are gone.
+    let cases = [
+        ("flip RUN frame 3 60 0", DamageKind::FrameBody, true),
+        ("flip RUN frame 3 4 0", DamageKind::FrameHeader, true),
+        ("remove RUN", DamageKind::FileMissing, false),
+        ("cut RUN trailer 0 0", DamageKind::FileTruncated, false),
+        ("lie RUN rows 0 20", DamageKind::IndexRow, false),
+    ];
+    for (what, kind, hits) in cases {
+        for (base, kept) in [(&*GONE, false), (&*RETIRED, true)] {
+            let place = base.place.on(base.place.disk.copy(9));
+            apply(&place, base, &what.replace("RUN", run));
+            let report = deep(&place);
+            let all = all_of(&report);
+            let damage: Vec<_> = report.findings.iter().filter(|f| f.severity == Severity::Damage).collect();
+            assert!(!damage.is_empty(), "{what}, kept {kept}: nothing is told");
+            assert!(damage.iter().all(|f| f.path == run), "{what}, kept {kept}: {all}");
+            let expected = damage.iter().any(|f| f.kind.code() == kind.code());
+            assert!(expected || kind == DamageKind::FileTruncated || kind == DamageKind::FrameHeader, "{what}: {all}");
+            if kept {
+                assert!(damage.iter().all(|f| f.hits.is_empty() && f.lsns.is_none()), "{what}: {all}");
+                assert!(damage.iter().all(|f| f.detail.contains("replaced")), "{what}: {all}");
+            } else {
+                assert_eq!(damage.iter().any(|f| !f.hits.is_empty()), hits, "{what}: {all}");
+                let lost = damage.iter().any(|f| f.lsns.is_some());
+                // In a run LSNs do not count up: a frame whose header is lost has none.
+                assert!(lost || !what.starts_with("remove"), "{what}: {all}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_second_copy_is_no_damage() {
+    for what in ["flip log/00000001.seg frame 0 60 0", "append run/00000009.tmp half"] {
+        let place = RETIRED.place.on(RETIRED.place.disk.copy(10));
+        apply(&place, &RETIRED, what);
+        let report = deep(&place);
+        assert!(report.sound() && report.notes > 0, "{what}: {}", all_of(&report));
+        bytes_add_up(&place, &report);
+    }
+}
+
+#[test]
+fn flipped_bits_of_a_store_with_a_run_are_found() {
+    let place = GONE.place.on(GONE.place.disk.copy(11));
+    let mut rng = Rng::new(41);
+    let bits: Vec<u64> = (0..150).map(|_| rng.bits() >> 8).collect();
+    let mut tally = Tally::default();
+    sweep(&place, bits.into_iter(), &mut tally);
+    tally.finish("bits of a store with a run", "");
+}
+
+#[test]
+fn a_power_cut_in_a_compaction_is_no_damage() {
+    let place = Place::new(SimDisk::new(19));
+    place.create(&small(64 << 10, 256 << 10)).expect("created");
+    let options = mailstrata_engine::Options { retire_delay: Duration::ZERO, ..place.options() };
+    let store = Store::open(&place.dir, &options).expect("opened");
+    let mut from = 0;
+    while store.view().catalog().segments.len() < 10 {
+        write(&store, &place, from..from + 10);
+        from += 10;
+    }
+    place.disk.keep_snapshots();
+    assert_eq!(store.compact_now().expect("compacted").runs, 1);
+    drop(store);
+    let mut tally = Tally::default();
+    use mailstrata_tests::sim::Survival;
+    for snapshot in 0..=place.disk.newest_snapshot() {
+        for how in [Survival::Nothing, Survival::Everything, Survival::Random] {
+            let Some(disk) = place.disk.power_cut_at(snapshot, 5 + snapshot as u64, how) else { continue };
+            let report = deep(&place.on(disk));
+            let result = if report.sound() { Ok(()) } else { Err(all_of(&report)) };
+            tally.case(5, result.map_err(|e| format!("snapshot {snapshot}, {how:?}: {e}")));
+        }
+    }
+    tally.finish("power cuts in a compaction", "");
+}
+
+/// A message whose head no other one has, and whose body is long enough for a part.
+fn message(head: u64, text: u64) -> Vec<u8> {
+    let mut out = b"X: ".to_vec();
+    out.extend(body(head, 3000).iter().map(|b| if matches!(*b, b'\n' | b'\r') { b' ' } else { *b }));
+    out.extend_from_slice(b"\n\n");
+    out.extend(body(text, 9000).iter().map(|b| if matches!(*b, b'\n' | b'\r') { b' ' } else { *b }));
+    out
+}
+
+/// Messages with the same body, the second one in a later pack than the first.
+fn composed() -> Base {
+    let place = Place::new(SimDisk::new(23));
+    place.create(&small(64 << 10, 64 << 10)).expect("created");
+    let store = place.open().expect("opened");
+    put(&store, "alice@example.org", "first", &message(1001, 2000));
+    store.close().expect("closed");
+    let store = place.open().expect("opened");
+    write(&store, &place, 0..30);
+    store.close().expect("closed");
+    let store = place.open().expect("opened");
+    put(&store, "bob@example.org", "second", &message(1002, 2000));
+    store.close().expect("closed");
+    let older = place.on(place.disk.copy(1));
+    Base { place, older }
+}
+
+#[test]
+fn composed_blobs_are_hashed_from_their_parts() {
+    let base = composed();
+    for (deep, memory) in [(true, 512 << 20), (false, 512 << 20), (true, 0)] {
+        let report = checked(&base.place, |o| (o.read_data, o.memory) = (deep, memory));
+        assert_eq!(all_of(&report), "");
+    }
+    let natives = |f: &Finding| -> BTreeSet<String> {
+        f.hits.iter().filter_map(|h| h.native.as_deref()).map(|n| String::from_utf8_lossy(n).into_owned()).collect()
+    };
+    // The part is damaged: both are hit.
+    let place = base.place.on(base.place.disk.copy(2));
+    apply(&place, &base, "flip pack/00000001.pack chunk 0 5000 0");
+    let report = deep(&place);
+    assert_eq!(report.damage, 1, "{}", all_of(&report));
+    assert_eq!(natives(&report.findings[0]), ["first", "second"].map(String::from).into(), "{}", all_of(&report));
+    // The part's pack is lost: the blob that is made of it is told where it is.
+    let place = base.place.on(base.place.disk.copy(3));
+    apply(&place, &base, "remove pack/00000001.pack");
+    let report = deep(&place);
+    let told = report.findings.iter().any(|f| {
+        f.kind.code() == DamageKind::BlobMissing.code() && f.path.starts_with("pack/") && natives(f).contains("second")
+    });
+    assert!(told, "{}", all_of(&report));
+    // A recipe that is none, and own bytes that are others; both verify.
+    let pack = format!("pack/{}.pack", last(&base.place, "pack"));
+    let nth = (0..40).take_while(|n| has_entry(&base.place, &pack, *n)).count() - 1;
+    let place = base.place.on(base.place.disk.copy(4));
+    apply(&place, &base, &format!("forge {pack} {nth}"));
+    let report = deep(&place);
+    assert_eq!(report.findings[0].kind.code(), DamageKind::Recipe.code(), "{}", all_of(&report));
+    assert_eq!(natives(&report.findings[0]), ["second"].map(String::from).into());
+    let place = base.place.on(base.place.disk.copy(5));
+    apply(&place, &base, &format!("forge {pack} {nth} 2000"));
+    let report = deep(&place);
+    assert_eq!(report.findings[0].kind.code(), DamageKind::BlobDigest.code(), "{}", all_of(&report));
+    assert_eq!(natives(&report.findings[0]), ["second"].map(String::from).into());
+}
+
+/// Whether a pack has so many entries.
+fn has_entry(place: &Place, path: &str, nth: usize) -> bool {
+    std::panic::catch_unwind(|| offset(place, path, "entry", nth)).is_ok()
+}
+
+#[test]
+fn a_blob_in_a_pack_of_its_own_is_checked() {
+    let place = Place::new(SimDisk::new(29));
+    place.create(&small(64 << 10, 64 << 10)).expect("created");
+    let store = place.open().expect("opened");
+    put(&store, "alice@example.org", "small", b"small");
+    put(&store, "alice@example.org", "huge", &body(3, OVERSIZE));
+    store.close().expect("closed");
+    let report = deep(&place);
+    assert_eq!(all_of(&report), "");
+    bytes_add_up(&place, &report);
+    let packs: Vec<_> =
+        place.disk.files().into_iter().filter(|f| f.0.extension().is_some_and(|e| e == "pack")).collect();
+    let (path, len) = packs.iter().max_by_key(|f| f.1).expect("packs").clone();
+    let head = place.disk.bytes(&path).and_then(|b| FileHeader::decode(&b)).expect("a header");
+    assert_ne!(head.flags & mailstrata_format::file::FLAG_OVERSIZE, 0, "it is stored as others are");
+    for bit in [BLOCK as u64 * 8 + 3, len * 4, len * 6] {
+        place.disk.flip(&path, bit);
+        let report = deep(&place);
+        assert!(!report.sound(), "bit {bit}");
+        let named = report.findings.iter().flat_map(|f| &f.hits).any(|h| h.native.as_deref() == Some(b"huge"));
+        assert!(named, "bit {bit}: {}", all_of(&report));
+        place.disk.flip(&path, bit);
+    }
+}
+
+/// Longer than any blob that shares a pack.
+const OVERSIZE: usize = 900_000;
 
 /// The command says the same, with its exit codes.
 #[test]

@@ -4,7 +4,7 @@ use mailstrata_engine::catalog::SegmentPart;
 use mailstrata_engine::disk::{Clock, Disk};
 use mailstrata_engine::{LogEntry, Options, Reader, Store};
 use mailstrata_format::{FileKind, FileName, Lsn};
-use mailstrata_tests::drive::{Fate, Losses, Place, Strictness, compare, file_list, small, step};
+use mailstrata_tests::drive::{Fate, Losses, Place, Strictness, compare, file_list, is_sound, small, step};
 use mailstrata_tests::model::Model;
 use mailstrata_tests::rng::{Rng, Tally, seeds};
 use mailstrata_tests::sim::{Effect, Fault, Noise, SimDisk, Survival, Which};
@@ -208,6 +208,7 @@ fn a_power_cut_anywhere_in_a_compaction_loses_nothing() {
 
 /// Everything is there, nothing is taken for damage, and compaction goes on where it was.
 fn after_cut(place: &Place, model: &Model, seed: u64) -> Result<(), String> {
+    is_sound(place).map_err(|e| format!("cut: {e}"))?;
     let r = reader(place)?;
     compare(&r.view(), model, Strictness::Exact, seed)
         .map_err(|e| format!("reader: {e}\n{}", file_list(&place.disk)))?;

@@ -5,7 +5,7 @@ use mailstrata_engine::disk::Clock;
 use mailstrata_engine::{Error, Store};
 use mailstrata_format::Lsn;
 use mailstrata_tests::drive::{
-    Fate, Place, Strictness, compare, file_list, put_blobs, send_again, settle, small, step,
+    Fate, Place, Strictness, compare, file_list, is_sound, put_blobs, send_again, settle, small, step,
 };
 use mailstrata_tests::model::{Model, Outcome};
 use mailstrata_tests::rng::{Rng, Tally, seeds};
@@ -138,6 +138,9 @@ fn cut(run: &Recorded, snapshot: usize, seed: u64, how: Survival) -> Result<bool
             drop(place.open());
             place = place.on(place.disk.power_cut(rng.bits(), Survival::Random));
         }
+    }
+    if seed.is_multiple_of(16) {
+        is_sound(&place).map_err(|e| in_context("before it is opened", &place, e))?;
     }
     let (store, model) = verify(run, &place, promised, seed).map_err(|e| in_context("first", &place, e))?;
     if rng.percent(50) {

@@ -3,7 +3,7 @@
 
 use mailstrata_engine::disk::Clock;
 use mailstrata_format::Lsn;
-use mailstrata_tests::drive::{Fate, Place, Strictness, compare, file_list, settle, small, step};
+use mailstrata_tests::drive::{Fate, Place, Strictness, compare, file_list, is_sound, settle, small, step};
 use mailstrata_tests::model::Model;
 use mailstrata_tests::rng::{Rng, Tally, seeds};
 use mailstrata_tests::sim::{Noise, SimDisk, Survival};
@@ -45,6 +45,9 @@ fn run(seed: u64, steps: usize) -> Result<u64, String> {
                         place = place.on(place.disk.power_cut(rng.bits(), Survival::Random));
                         drop(store);
                     }
+                }
+                if n.is_multiple_of(4) {
+                    is_sound(&place).map_err(|e| format!("step {n}: {e}"))?;
                 }
                 store = place.open().map_err(|e| format!("step {n}: reopen: {e}\n{}", file_list(&place.disk)))?;
                 if !store.findings().is_empty() {

@@ -11,7 +11,8 @@ use mailstrata_format::digest::Hasher;
 use mailstrata_format::file::FileHeader;
 use mailstrata_format::index::{PackRow, Trailer};
 use mailstrata_format::pack::{
-    self, BlobRow, CHUNK_RAW_MAX, ChunkHeader, ENTRY_MAGIC, ENTRY_STREAMED, EntryHeader, TrailerHeader,
+    self, BlobRow, CHUNK_RAW_MAX, COMPOSED, ChunkHeader, ENTRY_MAGIC, ENTRY_STREAMED, EntryHeader, PIECE_OWN,
+    PIECE_PART, Piece, RAW_OFFSET, RecipeHeader, TrailerHeader, recipe,
 };
 use mailstrata_format::{ALIGN, BLOCK, Binding, DamageKind, Digest, FileName, NoteKind, StoreId};
 use std::collections::VecDeque;
@@ -277,6 +278,9 @@ pub struct Entry {
     pub stored: bool,
     pub rows: Vec<PackRow>,
     pub drafts: Vec<Draft>,
+    /// Composed blobs whose recipes were read, and the digests and lengths of the parts that these name.
+    pub composed: Vec<BlobRow>,
+    pub parts: Vec<([u8; 32], u64)>,
     /// In bytes, header and trailer included; of a streamed one as its trailer says.
     pub length: u64,
     /// Uncompressed bytes that were hashed.
@@ -304,7 +308,7 @@ struct Lost {
 
 impl Verifier {
     /// The raw bytes of a chunk.
-    fn unpack<'a>(&'a mut self, c: &ChunkHeader, body: &'a [u8]) -> Option<&'a [u8]> {
+    pub fn unpack<'a>(&'a mut self, c: &ChunkHeader, body: &'a [u8]) -> Option<&'a [u8]> {
         let stored = body.get(..c.stored_len as usize)?;
         if c.codec == mailstrata_format::frame::CODEC_PLAIN {
             return (c.stored_len == c.raw_len).then_some(stored);
@@ -379,7 +383,9 @@ impl Verifier {
         hash: bool,
         out: &mut Entry,
     ) {
-        let mut blobs = Blobs::new(if hash { rows } else { &[] });
+        let (plain, made): (Vec<BlobRow>, Vec<BlobRow>) = rows.iter().partition(|r| r.raw_offset <= RAW_OFFSET);
+        let mut blobs = Blobs::new(if hash { &plain } else { &[] });
+        let mut recipes = Recipes::new(if hash { &made } else { &[] });
         let mut lost = Vec::new();
         let mut at = entry + EntryHeader::SIZE as u64;
         let mut raw_at = 0u64;
@@ -393,6 +399,7 @@ impl Verifier {
                 lost.push(Lost { from: raw_at, to: raw_to, draft: out.drafts.len() });
                 out.drafts.push(draft(DamageKind::Chunk, next - at));
                 blobs.skip_to(raw_to);
+                recipes.skip_to(raw_to);
                 (at, raw_at, index) = (next, raw_to, c.map_or(h.chunk_count, |c| c.index));
                 continue;
             };
@@ -409,6 +416,7 @@ impl Verifier {
                 Some(raw) => {
                     if hash {
                         blobs.take(raw_at, raw);
+                        recipes.take(raw_at, raw);
                         out.hashed += raw.len() as u64;
                     }
                 }
@@ -417,6 +425,7 @@ impl Verifier {
                     let d = draft(DamageKind::Chunk, len);
                     out.drafts.push(if in_order { d } else { d.because("chunks are not in order") });
                     blobs.skip_to(raw_end);
+                    recipes.skip_to(raw_end);
                 }
             }
             (at, raw_at, index) = (at + len, raw_end, index + 1);
@@ -426,11 +435,53 @@ impl Verifier {
             out.drafts.push(d.because("its chunks do not add up to what it says"));
         }
         // Blobs in lost stretches, then those whose bytes verify and are others.
-        for row in rows {
+        for row in &plain {
             let end = row.raw_offset + row.length;
             for l in lost.iter().filter(|l| row.raw_offset < l.to && l.from < end.max(row.raw_offset + 1)) {
                 if let Some(d) = out.drafts.get_mut(l.draft) {
                     d.digests.push(row.digest);
+                }
+            }
+        }
+        if hash {
+            for (row, what) in recipes.finish() {
+                let start = row.raw_offset & RAW_OFFSET;
+                // Its bytes end where its recipe says; of one that did not come whole at least its start is known.
+                let end = match &what {
+                    Some((len, pieces)) => {
+                        let own = pieces.iter().filter(|p| p.kind == PIECE_OWN).map(|p| p.length);
+                        own.fold(start + *len as u64, u64::saturating_add)
+                    }
+                    None => start + RecipeHeader::SIZE as u64,
+                };
+                let mut hit = false;
+                let whole = what.is_some();
+                for l in lost.iter().filter(|l| start < l.to && (l.from < end || (!whole && l.from < end + RECIPE_MAX)))
+                {
+                    if let Some(d) = out.drafts.get_mut(l.draft) {
+                        d.digests.push(row.digest);
+                        hit = true;
+                    }
+                }
+                if hit {
+                    continue;
+                }
+                match what {
+                    Some((_, pieces)) if end <= h.raw_len && row.raw_offset & !RAW_OFFSET == COMPOSED => {
+                        out.composed.push(row);
+                        let named = pieces.iter().filter(|p| p.kind == PIECE_PART);
+                        out.parts.extend(named.map(|p| (p.digest, p.length)));
+                        // Its new parts lie in its own bytes.
+                        let within =
+                            |r: &&BlobRow| start <= r.raw_offset && r.raw_offset.saturating_add(r.length) <= end;
+                        out.parts.extend(plain.iter().filter(within).map(|r| (r.digest, r.length)));
+                    }
+                    _ => {
+                        let mut d = Draft::new(DamageKind::Recipe, path, entry, h.length, Repair::Rewrite)
+                            .because(format!("blob {}", Digest(row.digest)));
+                        d.digests.push(row.digest);
+                        out.drafts.push(d);
+                    }
                 }
             }
         }
@@ -596,4 +647,98 @@ impl Blobs {
         }
         self.done
     }
+}
+
+/// Longest recipe, in bytes.
+const RECIPE_MAX: u64 = (RecipeHeader::SIZE + pack::PIECES_MAX * Piece::SIZE) as u64;
+
+/// A recipe whose bytes come.
+struct Coming {
+    row: BlobRow,
+    bytes: Vec<u8>,
+}
+
+/// Length in bytes, and pieces; `None`: it did not come whole, or is not possible.
+type Recipe = Option<(usize, Vec<Piece>)>;
+
+/// Recipes of composed blobs, whose bytes come in order.
+struct Recipes {
+    /// Not begun, by their start.
+    waiting: VecDeque<BlobRow>,
+    open: Vec<Coming>,
+    done: Vec<(BlobRow, Recipe)>,
+}
+
+impl Recipes {
+    fn new(rows: &[BlobRow]) -> Self {
+        let mut waiting: Vec<BlobRow> = rows.to_vec();
+        waiting.sort_unstable_by_key(|r| r.raw_offset & RAW_OFFSET);
+        Self { waiting: waiting.into(), open: Vec::new(), done: Vec::new() }
+    }
+
+    /// Bytes at a place; none before were left out.
+    fn take(&mut self, at: u64, raw: &[u8]) {
+        let end = at + raw.len() as u64;
+        while let Some(row) = self.waiting.front().copied().filter(|r| r.raw_offset & RAW_OFFSET < end) {
+            self.waiting.pop_front();
+            self.open.push(Coming { row, bytes: Vec::new() });
+        }
+        let done = &mut self.done;
+        self.open.retain_mut(|c| {
+            let from = (c.row.raw_offset & RAW_OFFSET) + c.bytes.len() as u64;
+            let mut rest = usize::try_from(from.saturating_sub(at)).ok().and_then(|n| raw.get(n..)).unwrap_or_default();
+            for step in 0..2 {
+                let need = match step {
+                    0 => RecipeHeader::SIZE,
+                    _ if c.bytes.len() < RecipeHeader::SIZE => return true,
+                    _ => match recipe::length(&c.bytes) {
+                        Some(need) => need,
+                        None => break,
+                    },
+                };
+                let (now, later) = rest.split_at(need.saturating_sub(c.bytes.len()).min(rest.len()));
+                c.bytes.extend_from_slice(now);
+                rest = later;
+                if step == 1 && c.bytes.len() < need {
+                    return true;
+                }
+            }
+            let pieces = recipe::decode(&c.bytes, c.row.length);
+            done.push((c.row, pieces.map(|p| (c.bytes.len(), p))));
+            false
+        });
+    }
+
+    /// Bytes up to here are lost, and with them the recipes that have some of them.
+    fn skip_to(&mut self, end: u64) {
+        self.done.extend(self.open.drain(..).map(|c| (c.row, None)));
+        while let Some(row) = self.waiting.front().copied().filter(|r| r.raw_offset & RAW_OFFSET < end) {
+            self.waiting.pop_front();
+            self.done.push((row, None));
+        }
+    }
+
+    /// All of them.
+    fn finish(mut self) -> Vec<(BlobRow, Recipe)> {
+        self.skip_to(u64::MAX);
+        self.done
+    }
+}
+
+/// Rows that lie inside another one's bytes, of one entry: parts of a message that is stored in one piece.
+#[must_use]
+pub fn inner(rows: &[PackRow]) -> Vec<PackRow> {
+    let mut sorted: Vec<&PackRow> = rows.iter().filter(|r| r.raw_offset <= RAW_OFFSET && r.length > 0).collect();
+    sorted.sort_unstable_by_key(|r| (r.raw_offset, std::cmp::Reverse(r.length)));
+    let mut out = Vec::new();
+    let mut outer: Option<(u64, u64)> = None;
+    for r in sorted {
+        let end = r.raw_offset.saturating_add(r.length);
+        match outer {
+            Some((from, to)) if end <= to && (r.raw_offset, end) != (from, to) => out.push(*r),
+            Some((_, to)) if end <= to => {}
+            _ => outer = Some((r.raw_offset, end)),
+        }
+    }
+    out
 }

@@ -4,7 +4,7 @@
 //! and manifest entry, those that are missing, foreign, doubled or exchanged. What a reader would use is *live*
 //! (`SPEC.md` §2).
 
-use super::finding::{Bytes, Draft, Repair};
+use super::finding::{Bytes, Draft, Kind, Repair};
 use crate::disk::{Disk, File, OpenMode, read_full};
 use crate::error::{Error, Result};
 use mailstrata_format::checksum::BLOCK_CHECK;
@@ -451,6 +451,11 @@ impl Inventory {
                     continue;
                 }
             }
+            let lost_run = |d: &Draft| d.finding.path.starts_with("run/");
+            if name.kind == FileKind::Segment && entry.is_none() && self.drafts.iter().any(lost_run) {
+                // It may have been in there.
+                continue;
+            }
             let covered = name.kind == FileKind::Segment
                 && self.logs.iter().any(|p| {
                     let (first, last) = p.covers();
@@ -462,9 +467,42 @@ impl Inventory {
             let mut d = Draft::new(DamageKind::FileMissing, &name.path(), 0, 0, Repair::Lost);
             d.finding.lsns = entry.filter(|e| e.last_lsn > 0).map(|e| (e.first_lsn, e.last_lsn));
             d.finding.length = entry.map_or(0, |e| e.length);
+            if let Some(e) = entry.filter(|e| name.kind == FileKind::Run && self.retired_serve(e)) {
+                d.finding.lsns = None;
+                d.finding.repair = Repair::RebuildManifest;
+                let text =
+                    format!("the files that it replaced are there and have its LSNs {}-{}", e.first_lsn, e.last_lsn);
+                d = d.because(text);
+            }
             self.drafts.push(d);
         }
         Ok(())
+    }
+
+    /// Whether retired files that are there have all that a run has which is not.
+    fn retired_serve(&self, run: &ManifestEntry) -> bool {
+        let inside = |e: &ManifestEntry| {
+            e.state == RETIRED && e.last_lsn > 0 && run.first_lsn <= e.first_lsn && e.last_lsn <= run.last_lsn
+        };
+        let mut files: Vec<_> = self
+            .logs
+            .iter()
+            .filter_map(|p| p.entry.filter(inside).map(|e| (p.covers(), (e.first_lsn, e.last_lsn))))
+            .collect();
+        // Of a run and what it replaced before, the run: it is the longer one.
+        files.sort_by_key(|(covers, _)| (covers.0, std::cmp::Reverse(covers.1)));
+        let mut last: Option<((u64, u64), (u64, u64))> = None;
+        let mut first_lsn = None;
+        for (covers, lsns) in files {
+            match last {
+                Some((before, _)) if covers.1 <= before.1 => continue,
+                Some((before, _)) if covers.0 != before.1 + 1 => return false,
+                _ => {}
+            }
+            first_lsn.get_or_insert(lsns.0);
+            last = Some((covers, lsns));
+        }
+        first_lsn == Some(run.first_lsn) && last.is_some_and(|(_, lsns)| lsns.1 == run.last_lsn)
     }
 
     /// Decides which segments and runs a reader uses, and what is missing between them.
@@ -494,7 +532,10 @@ impl Inventory {
         self.logs.sort_by_key(|p| (!p.live, p.covers(), p.name));
         let mut next = 1;
         let live: Vec<_> = self.logs.iter().filter(|p| p.live).map(|p| (p.covers(), p.path.clone())).collect();
-        let told = |inv: &Self, path: &str| inv.drafts.iter().any(|d| d.finding.path == path);
+        // What a run that is missing covered has its finding there.
+        let lost_run =
+            |d: &Draft| d.finding.kind == Kind::Damage(DamageKind::FileMissing) && d.finding.path.starts_with("run/");
+        let told = |inv: &Self, path: &str| inv.drafts.iter().any(|d| d.finding.path == path || lost_run(d));
         for ((first, last), _) in live {
             for n in (next..first).take(1000) {
                 let path = FileName::new(FileKind::Segment, n).path();

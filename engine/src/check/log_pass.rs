@@ -91,7 +91,9 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
                 all.drafts.retain(|d| !(cut(d) && d.finding.path == p.path));
             }
             drafts.extend(w.drafts);
-            if !p.live {
+            // A run without header and trailer is none that a reader could use; what is wrong with it is damage.
+            let unreadable = p.covers() == (0, 0) && p.entry.is_some_and(|e| e.state == SEALED);
+            if !p.live && !unreadable {
                 // A second copy: what is wrong with it costs nothing.
                 drafts.iter_mut().for_each(|d| {
                     d.finding.severity = Severity::Note;
@@ -105,6 +107,9 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
             pass.advance(o.len);
         }
     }
+    if first {
+        retired_serve(inventory, &mut all.drafts);
+    }
     let missing = |d: &Draft| d.finding.kind == Kind::Damage(DamageKind::FileMissing);
     all.log_hurt |= all.drafts.iter().any(|d| missing(d) && d.finding.path != "MANIFEST");
     if first {
@@ -112,6 +117,41 @@ pub fn run(pass: &Pass<'_>, inventory: &Inventory, all: &mut Gathered, first: bo
         end_of_log(inventory, before.as_ref().map_or(0, |b| b.lsn), all);
     }
     Ok(())
+}
+
+/// What is damaged in a run is not lost while the files that it replaced are there and sound.
+fn retired_serve(inventory: &Inventory, drafts: &mut [Draft]) {
+    for run in inventory.logs.iter().filter(|p| p.live && p.name.kind == FileKind::Run) {
+        let damaged = |d: &Draft| d.finding.path == run.path && d.finding.severity == Severity::Damage;
+        if !drafts.iter().any(damaged) {
+            continue;
+        }
+        let (first, last) = run.covers();
+        let mut copies: Vec<&Present> = inventory
+            .logs
+            .iter()
+            .filter(|p| !p.live && p.trailer.is_some() && first <= p.covers().0 && p.covers().1 <= last)
+            .filter(|p| !drafts.iter().any(|d| d.finding.path == p.path))
+            .collect();
+        copies.sort_by_key(|p| p.covers());
+        let mut next = first;
+        for p in copies {
+            if p.covers().0 <= next {
+                next = next.max(p.covers().1 + 1);
+            }
+        }
+        if next <= last {
+            continue;
+        }
+        for d in drafts.iter_mut().filter(|d| damaged(d)) {
+            d.rows.clear();
+            d.names = None;
+            d.finding.lsns = None;
+            let detail = &mut d.finding.detail;
+            detail.push_str(if detail.is_empty() { "" } else { "; " });
+            detail.push_str("the retired files that the run replaced have the same frames");
+        }
+    }
 }
 
 /// What the file behind each live one says of the group before it, by index.
@@ -177,7 +217,9 @@ fn follow(p: &Present, o: &Outcome, before: &mut Option<Before>, drafts: &mut Ve
     let (chain, group) = of_run.map_or((w.chain, w.group), |t| (t.chain, t.last_group));
     let lsn = of_run.map_or(w.lsns.map_or(0, |l| l.1), |t| t.last_lsn);
     let lsn = lsn.max(before.as_ref().map_or(0, |b| b.lsn));
-    *before = Some(Before { chain, group, lsn, segment: to, hurt: w.hurt || w.header.is_none() });
+    // Which group a run ends with only its trailer says.
+    let unknown = p.name.kind == FileKind::Run && of_run.is_none();
+    *before = Some(Before { chain, group, lsn, segment: to, hurt: w.hurt || w.header.is_none() || unknown });
 }
 
 /// The manifest's mark must not lie behind the log's end.

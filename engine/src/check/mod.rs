@@ -26,6 +26,8 @@ mod blobs;
 
 mod pack_pass;
 
+mod composed;
+
 mod references;
 
 mod index;
@@ -114,6 +116,7 @@ impl Pass<'_> {
 /// What passes gather.
 struct Gathered {
     sets: Sets,
+    composed: composed::ComposedBlobs,
     drafts: Vec<Draft>,
     files: Vec<(String, u64, Bytes)>,
     report: Report,
@@ -134,6 +137,7 @@ pub fn check(dir: &Path, options: &Options, watch: &Watch<'_>) -> Result<Option<
     pass.total.store(sizes(&inventory), Ordering::Relaxed);
     let mut all = Gathered {
         sets: Sets::new(options.memory),
+        composed: composed::ComposedBlobs::default(),
         drafts: std::mem::take(&mut inventory.drafts),
         files: std::mem::take(&mut inventory.counted),
         report: Report { store: inventory.store.0, writer: inventory.writer.clone(), ..Report::default() },
@@ -161,13 +165,23 @@ pub fn check(dir: &Path, options: &Options, watch: &Watch<'_>) -> Result<Option<
         if pass.stopped() {
             return Ok(None);
         }
+        if first {
+            all.composed.wanted.sort_unstable();
+            all.composed.wanted.dedup();
+        }
         first = false;
+        all.sets.name(&all.composed.wanted);
         if !all.sets.next_round() {
             break;
         }
     }
+    composed::run(&pass, &inventory, &mut all)?;
+    if pass.stopped() {
+        return Ok(None);
+    }
     let missing = std::mem::take(&mut all.sets.missing);
-    all.report.orphans = all.sets.orphans;
+    // Without the recipes nobody knows what they name.
+    all.report.orphans = if all.composed.unread { 0 } else { all.sets.orphans };
     names::run(&pass, &inventory, &mut all.drafts, &missing)?;
     if pass.stopped() {
         return Ok(None);

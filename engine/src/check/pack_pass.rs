@@ -3,19 +3,20 @@
 //! Threads take the next stretch of the current pack under a lock, which reads it, and hash it outside. Whoever ends the last
 //! stretch of a pack compares its index with what all of them met.
 
-use super::blobs::{Found, PackVouched, PackWalk, Verifier};
+use super::blobs::{Found, PackVouched, PackWalk, Verifier, inner};
+use super::composed::{Composed, Part};
 use super::files::{Inventory, Present, open};
 use super::finding::{Bytes, Draft, Kind, Repair, Severity};
 use super::index::{Content, RowCheck, hand_out_blobs};
 use super::log_pass::{behind, checkpoint_bytes, excuse, lost_index, open_checkpoint, rows_are_sound};
-use super::references::blob_hash;
+use super::references::{BlobHash, blob_hash};
 use super::window::Window;
 use super::{Gathered, PackDone, Pass, refused};
 use crate::disk::File;
 use crate::error::{Error, Result};
 use mailstrata_format::file::FLAG_OVERSIZE;
 use mailstrata_format::index::{PackRow, ROW, Trailer};
-use mailstrata_format::pack::ENTRY_STREAMED;
+use mailstrata_format::pack::{ENTRY_STREAMED, RAW_OFFSET};
 use mailstrata_format::{BLOCK, DamageKind, FileKind, NoteKind};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,6 +40,10 @@ struct Rows {
     pending: usize,
     ended: bool,
     rows: Vec<PackRow>,
+    /// Parts inside messages: whoever stored the message stored them.
+    inner: Vec<BlobHash>,
+    composed: Vec<Composed>,
+    parts: Vec<BlobHash>,
     drafts: Vec<Draft>,
     entries: u64,
     blobs: u64,
@@ -164,6 +169,15 @@ fn worker<'a>(
             if entry.stored {
                 sum.entries += 1;
                 sum.blobs += entry.rows.len() as u64;
+                sum.inner.extend(inner(&entry.rows).iter().map(|r| blob_hash(&r.digest, r.length)));
+                let pack = job.present.name.number;
+                sum.composed.extend(entry.composed.iter().map(|row| Composed {
+                    pack,
+                    entry: f.at,
+                    entry_len: entry.length,
+                    row: *row,
+                }));
+                sum.parts.extend(entry.parts.iter().map(|(digest, len)| blob_hash(digest, *len)));
                 sum.rows.extend(entry.rows);
             }
             sum.content += entry.length;
@@ -178,6 +192,9 @@ fn worker<'a>(
         let mut g = locked(&job.gathered);
         g.pending -= 1;
         g.rows.append(&mut sum.rows);
+        g.inner.append(&mut sum.inner);
+        g.composed.append(&mut sum.composed);
+        g.parts.append(&mut sum.parts);
         g.drafts.append(&mut sum.drafts);
         g.entries += sum.entries;
         g.blobs += sum.blobs;
@@ -253,7 +270,30 @@ fn end(
     let mut hashes: Vec<_> = g.rows.iter().map(|r| blob_hash(&r.digest, r.length)).collect();
     hashes.sort_unstable();
     hashes.dedup();
-    locked(shared).sets.know(&hashes);
+    {
+        let mut all = locked(shared);
+        let composed = &mut all.composed;
+        if let Some(found) = &mut composed.found {
+            let wanted = &composed.wanted;
+            for r in g.rows.iter().filter(|r| r.raw_offset <= RAW_OFFSET) {
+                let hash = blob_hash(&r.digest, r.length);
+                if wanted.binary_search(&hash).is_ok() {
+                    found.entry(hash).or_insert(Part {
+                        pack: job.present.name.number,
+                        entry: r.entry_offset,
+                        start: r.raw_offset,
+                    });
+                }
+            }
+            return Ok(());
+        }
+        all.sets.know(&hashes);
+        all.sets.name(&g.inner);
+        let made = g.rows.iter().any(|r| r.raw_offset > RAW_OFFSET);
+        all.composed.unread |= made && !job.deep && first;
+        all.composed.all.append(&mut g.composed);
+        all.composed.wanted.append(&mut g.parts);
+    }
     if !first {
         return Ok(());
     }
@@ -353,7 +393,13 @@ fn end(
     }
     let sound = !hurt && own.iter().chain(&drafts).all(|d| d.finding.severity == Severity::Note);
     if let (true, Some(t), Some(tell)) = (sound && pass.options.read_data, job.trailer, pass.watch.pack_done) {
-        tell(PackDone { number: job.present.name.number, length: job.len, root: t.root });
+        let done = PackDone { number: job.present.name.number, length: job.len, root: t.root };
+        // Composed blobs are not read yet.
+        if g.rows.iter().any(|r| r.raw_offset > RAW_OFFSET) {
+            locked(shared).composed.done.push(done);
+        } else {
+            tell(done);
+        }
     }
     pass.advance(job.len.saturating_sub(g.content));
     drop(walk);
