@@ -218,6 +218,7 @@ fn after_cut(place: &Place, model: &Model, seed: u64) -> Result<(), String> {
     drop(r);
     let store = open(place, Duration::ZERO)?;
     exact(&store, model, seed).map_err(|e| format!("first: {e}\n{}", file_list(&place.disk)))?;
+    is_sound(place).map_err(|e| format!("opened: {e}"))?;
     store.compact_now().map_err(|e| format!("again: {e}"))?;
     exact(&store, model, seed).map_err(|e| format!("again: {e}"))?;
     if store.view().catalog().segments.len() > 6 {

@@ -39,6 +39,8 @@ pub struct PackWalk {
     pub path: String,
     pub place: Binding,
     vouched: PackVouched,
+    /// Where entries start as the pack's index has it, when all of that verifies.
+    entries: Option<Vec<u64>>,
     at: u64,
     /// Where the content ends, as far as is known.
     pub limit: u64,
@@ -70,6 +72,7 @@ impl PackWalk {
             path: path.to_owned(),
             place: Binding::new(store, name, 0),
             vouched,
+            entries: None,
             at: BLOCK as u64,
             limit,
             deep,
@@ -170,7 +173,10 @@ impl PackWalk {
             return;
         }
         self.bytes.unknown += stop - at;
-        if vouched {
+        if vouched && self.was_never_an_entry(at, stop) {
+            let note = Draft::new(NoteKind::Slack, &self.path, at, stop - at, Repair::Nothing);
+            self.drafts.push(note.because("it was no entry when the pack was sealed"));
+        } else if vouched {
             self.hurt = true;
             let kind = if cut { DamageKind::FileTruncated } else { DamageKind::EntryHeader };
             let d = self.draft(kind, at, stop - at);
@@ -186,6 +192,20 @@ impl PackWalk {
             self.counted = stop;
             self.cut_short(stop);
         }
+    }
+
+    /// Whether the pack's own index, sound as a whole, has no entry that starts in `at..stop`: then there was none when the
+    /// pack was sealed. A power cut leaves such a place: a lost write among others of a flush, an earlier footer.
+    fn was_never_an_entry(&self, at: u64, stop: u64) -> bool {
+        let Some(entries) = &self.entries else { return false };
+        let from = entries.partition_point(|e| *e < at);
+        entries.get(from).is_none_or(|e| *e >= stop)
+    }
+
+    /// Tells where entries start as the pack's index has it.
+    pub fn knowing(mut self, entries: Option<Vec<u64>>) -> Self {
+        self.entries = entries;
+        self
     }
 
     fn finish(&mut self, at: u64) {

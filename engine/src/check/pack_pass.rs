@@ -15,7 +15,7 @@ use super::{Gathered, PackDone, Pass, refused};
 use crate::disk::File;
 use crate::error::{Error, Result};
 use mailstrata_format::file::FLAG_OVERSIZE;
-use mailstrata_format::index::{PackRow, ROW, Trailer};
+use mailstrata_format::index::{BLOCK_DATA, PackRow, ROW, Trailer};
 use mailstrata_format::pack::{ENTRY_STREAMED, RAW_OFFSET};
 use mailstrata_format::{BLOCK, DamageKind, FileKind, NoteKind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -245,6 +245,7 @@ fn begin<'a>(
     let mut window = Window::small(file.clone(), trailer.map_or(end, |t| t.data_end.min(end)));
     let walk =
         PackWalk::new(&mut window, &p.path, inventory.store, p.name, PackVouched { end: vouched, trailer }, deep);
+    let walk = walk.knowing(trailer.and_then(|t| entry_places(&mut Window::new(file.clone(), len), &t, &place)));
     Ok(Some(Job {
         present: p,
         file,
@@ -256,6 +257,25 @@ fn begin<'a>(
         walk: Mutex::new(walk),
         gathered: Mutex::new(Rows::default()),
     }))
+}
+
+/// Where the entries of a pack start, as its index says; `None` when a part of that does not verify.
+fn entry_places(window: &mut Window, t: &Trailer, place: &mailstrata_format::Binding) -> Option<Vec<u64>> {
+    if !rows_are_sound(window, t, place) {
+        return None;
+    }
+    let mut out = Vec::new();
+    let mut at = t.rows_offset;
+    while at < t.fences_offset {
+        let block = window.get(at, BLOCK);
+        let left = usize::try_from(t.row_count.saturating_sub(out.len() as u64)).unwrap_or(usize::MAX);
+        let rows = block.get(..BLOCK_DATA)?.chunks_exact(PackRow::SIZE).take(left);
+        out.extend(rows.filter_map(PackRow::decode).map(|r| r.entry_offset));
+        at += BLOCK as u64;
+    }
+    out.sort_unstable();
+    out.dedup();
+    Some(out)
 }
 
 /// All of a pack was met: its header, its index, its bytes.
