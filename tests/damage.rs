@@ -388,7 +388,9 @@ fn blow(
     store.close().map_err(|e| format!("close: {e}"))?;
     let after = hit.disk.bytes(path).unwrap_or_default();
     let content = frames.iter().filter(|f| f.0 == segment).map(|f| at(f.2)).max().unwrap_or(0).min(damaged.len());
-    if after.get(..content) != damaged.get(..content) {
+    // Where a last group was zeroed that only the next segment knows of, nothing says any more how far it went.
+    let free = if matches!(how, Blow::Zeros) { at(from)..at(to) } else { 0..0 };
+    if (0..content).any(|i| after.get(i) != damaged.get(i) && !free.contains(&i)) {
         return Err("a writer changed what was there".into());
     }
     let (_, again) = read(&hit, &more, how_strict, seed).map_err(|e| format!("after more was written: {e}"))?;

@@ -73,7 +73,7 @@ fn metadata_runs() {
 
 #[test]
 fn slow_flush_runs() {
-    assert!(figures(slow_flush::run) == 4);
+    assert!(figures(slow_flush::run) == 5);
 }
 
 #[test]

@@ -311,7 +311,9 @@ fn load_segment(
     let name = FileName::new(FileKind::Segment, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).filter(|e| e.state == SEALED).copied();
-    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+    // With a segment behind it a writer went on: a file of just the old length has lost what came then.
+    let closed = if next.is_none() { closed_index(files, &out.manifest, name, read_only) } else { None };
+    if let Some(run) = closed {
         out.last_lsn = out.last_lsn.max(run.trailer.last_lsn);
         (out.chain, out.group) = (run.trailer.root, run.trailer.last_group);
         out.catalog.segments.push(Segment::new(name, SegmentPart::Run(Arc::new(run))));
@@ -436,7 +438,13 @@ fn load_pack(files: &Files, number: u64, vouched_end: u64, read_only: bool, out:
     let name = FileName::new(FileKind::Pack, number);
     let path = files.path(name);
     let promised = out.manifest.entry(name).is_some_and(|e| e.state == SEALED);
-    if let Some(run) = closed_index(files, &out.manifest, name, read_only) {
+    // A group that vouches for more was written after the close.
+    let closed = if vouched_end <= out.manifest.head.pack_end {
+        closed_index(files, &out.manifest, name, read_only)
+    } else {
+        None
+    };
+    if let Some(run) = closed {
         out.catalog.packs.push(Pack::new(number, PackPart::Run(Arc::new(run))));
         return Ok(());
     }

@@ -270,6 +270,12 @@ impl World {
                 reachable.insert(*f);
             }
         }
+        // A change of names that is not durable yet may be the one that a later power cut leaves.
+        for op in &self.log {
+            if let DirOp::Create(_, f) | DirOp::Rename(_, _, f) | DirOp::Remove(_, f) = op {
+                reachable.insert(*f);
+            }
+        }
         self.files.retain(|f, _| reachable.contains(f));
     }
 
