@@ -461,3 +461,29 @@ fn damage_to_any_block_of_the_log_costs_what_it_touches_and_is_told() {
     }
     tally.finish("damage to any block of the log", format_args!("{:?}", start.elapsed()));
 }
+
+#[test]
+fn a_segment_that_ends_where_it_did_at_a_clean_close_is_not_whole_when_a_writer_went_on() {
+    let bounds = Bounds { accounts: 2, items: 6, blob_max: 3000, attribute_max: 2500, incarnations: false };
+    let mut built = Built::new(7, bounds).unwrap();
+    built.work(5, 0).unwrap();
+    let segments = |place: &Place| -> Vec<_> {
+        let files = place.disk.files().into_iter();
+        files.filter(|(path, _)| path.extension().is_some_and(|e| e == "seg")).collect()
+    };
+    let (path, closed) = segments(&built.place).pop().unwrap();
+    let store = built.place.open().unwrap();
+    for _ in 0..1000 {
+        if segments(&built.place).last().is_some_and(|(last, _)| *last != path) {
+            break;
+        }
+        step(&store, &mut built.model, &built.place, &built.work.next_step()).unwrap();
+    }
+    assert!(segments(&built.place).last().is_some_and(|(last, _)| *last != path));
+    let died = built.place.disk.processes_died(7);
+    drop(store);
+    let place = built.place.on(died);
+    place.disk.damage(&path, |b| b.truncate(usize::try_from(closed).unwrap()));
+    let reader = place.open_read().unwrap();
+    assert!(!reader.findings().is_empty(), "what was recorded after the close is gone, and nothing says so");
+}

@@ -308,7 +308,10 @@ fn files_come_in_sequence_order_and_gaps_are_seen() {
 /// `MAILSTRATA_REDOLOG_SAMPLES` names. They are not part of this tree.
 #[test]
 fn genuine_logs_are_read_as_expected() {
-    let Some(dir) = std::env::var_os("MAILSTRATA_REDOLOG_SAMPLES") else { return };
+    let Some(dir) = std::env::var_os("MAILSTRATA_REDOLOG_SAMPLES") else {
+        println!("skipped: MAILSTRATA_REDOLOG_SAMPLES names no directory of genuine redo logs");
+        return;
+    };
     let mut checked = 0;
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
