@@ -359,3 +359,30 @@ fn two_maildirs_under_one_name_do_not_delete_each_others_mail() {
     let items = json_lines(p.ok(["items", "a@x", "--kind", "message", "--json"]).as_bytes());
     assert_eq!((items.len(), &items[0]["state"]["name"]), (1, &json!("one")));
 }
+
+#[test]
+fn a_command_reaches_the_process_that_writes_the_store() {
+    use std::io::{BufRead as _, Write as _};
+    let p = Program::small();
+    let mut writer =
+        p.command(["append"]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    let mut acks = std::io::BufReader::new(writer.stdout.take().unwrap());
+    writeln!(input, "{}", put("a@x", "1", "one")).unwrap();
+    let mut ack = String::new();
+    acks.read_line(&mut ack).unwrap();
+
+    // The lock is taken, the work is done all the same, by the one who has it.
+    let done: Value = serde_json::from_str(&p.ok(["compact", "--json"])).unwrap();
+    assert_eq!((&done["runs"], &done["left_out"]), (&json!(0), &json!(0)));
+    let status: Value = serde_json::from_str(&p.ok(["status", "--json"])).unwrap();
+    assert_eq!(status["writer"], json!({"pid": writer.id(), "operation": "append"}));
+
+    // And the writer was not disturbed.
+    writeln!(input, "{}", put("a@x", "2", "two")).unwrap();
+    drop(input);
+    assert!(writer.wait().unwrap().success());
+    assert_eq!(p.export().len(), 2);
+    let status: Value = serde_json::from_str(&p.ok(["status", "--json"])).unwrap();
+    assert_eq!(status["writer"], Value::Null);
+}

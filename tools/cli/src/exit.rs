@@ -35,6 +35,29 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    const ALL: [Self; 13] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::Incomplete,
+        Self::NoStore,
+        Self::InUse,
+        Self::Damage,
+        Self::Unreachable,
+        Self::Fenced,
+        Self::TargetFull,
+        Self::NothingMatched,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// The code of a number.
+    #[must_use]
+    pub fn of(number: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| *c as u64 == number)
+    }
+
     /// The name in JSON errors.
     #[must_use]
     pub const fn name(self) -> &'static str {

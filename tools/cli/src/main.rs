@@ -2,6 +2,7 @@
 
 mod cmd;
 mod config;
+mod control;
 mod exit;
 mod out;
 mod progress;
@@ -93,6 +94,7 @@ enum Command {
     Redolog(cmd::redolog::Args),
     Info(cmd::info::Args),
     Stats(cmd::stats::Args),
+    Compact(cmd::compact::Args),
     Fsck(cmd::fsck::Args),
     Demo(cmd::demo::Args),
     Completions(cmd::completions::Args),
@@ -152,6 +154,7 @@ fn run() -> Outcome {
         Command::Redolog(a) => cmd::redolog::run(g, &a),
         Command::Info(a) => cmd::info::run(g, &a),
         Command::Stats(a) => cmd::stats::run(g, &a),
+        Command::Compact(a) => cmd::compact::run(g, &a),
         Command::Fsck(a) => cmd::fsck::run(g, &a),
         Command::Demo(a) => cmd::demo::run(g, &a),
         Command::Completions(a) => cmd::completions::run(&a),

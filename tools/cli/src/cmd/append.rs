@@ -2,7 +2,7 @@
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::signals::{Interruptible, Signals};
-use crate::{Global, out};
+use crate::{Global, control, out};
 use mailstrata_backup::append::{Outcome as LineOutcome, Totals, append};
 use std::io::{BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     };
     let input = BufReader::with_capacity(256 << 10, Interruptible::new(input, &signals));
     let mut stdout = std::io::stdout();
-    let result = append(&store, input, &base, |outcome| {
+    let mut told = |outcome| {
         let line = match outcome {
             LineOutcome::Acknowledged { line, lsn } => format!("{{\"ack\":{line},\"lsn\":{lsn}}}\n"),
             LineOutcome::Refused { line, why } => {
@@ -43,7 +43,8 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
         };
         stdout.write_all(line.as_bytes())?;
         stdout.flush()
-    });
+    };
+    let result = control::beside(&store, "append", &signals.stop, || append(&store, input, &base, &mut told));
     end(store, result?, &signals)
 }
 

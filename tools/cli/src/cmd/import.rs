@@ -4,7 +4,7 @@ use crate::cmd::append::end;
 use crate::exit::{Code, Failure, Outcome};
 use crate::progress::Progress;
 use crate::signals::{Interruptible, Signals};
-use crate::{Global, out};
+use crate::{Global, control, out};
 use mailstrata_backup::append::{Outcome as LineOutcome, append};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,7 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     let mut progress = Progress::new(g, "import");
     let mut done = 0;
     let json = g.json;
-    let result = append(&store, input, &base, |outcome| {
+    let mut told = |outcome| {
         done += 1;
         progress.set(done, 0, 0);
         if let LineOutcome::Refused { line, why } = outcome {
@@ -59,7 +59,8 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
             }
         }
         Ok(())
-    });
+    };
+    let result = control::beside(&store, "import", &signals.stop, || append(&store, input, &base, &mut told));
     progress.finish();
     let totals = result?;
     if g.json {

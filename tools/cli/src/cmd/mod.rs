@@ -36,6 +36,8 @@ pub mod info;
 
 pub mod stats;
 
+pub mod compact;
+
 pub mod fsck;
 
 pub mod demo;

@@ -3,7 +3,7 @@
 use crate::exit::{Code, Failure, Outcome};
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{Global, out};
+use crate::{Global, control, out};
 use mailstrata_backup::scan::{self, Options, Report, SmartScan};
 use mailstrata_mailstore::json::percent_decode;
 use mailstrata_mailstore::url::{MaildirUrl, Url};
@@ -120,7 +120,8 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
                 bar.set(p.messages, 0, p.bytes);
             }
         };
-        let report = SmartScan::new(&store, url, options.clone()).run(&show, &signals.stop);
+        let scan = || SmartScan::new(&store, url, options.clone()).run(&show, &signals.stop);
+        let report = control::beside(&store, "scan", &signals.stop, scan);
         if let Ok(bar) = progress.lock() {
             bar.finish();
         }

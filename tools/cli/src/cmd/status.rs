@@ -1,7 +1,7 @@
 //! `status`: what is followed, what is in doubt, and the recovery point.
 
 use crate::exit::{Code, Failure, Outcome};
-use crate::{Global, out};
+use crate::{Global, control, out};
 use mailstrata_backup::{resolve, scan};
 use std::io::Write as _;
 
@@ -17,9 +17,14 @@ pub fn run(g: &Global, _args: &Args) -> Outcome {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => serde_json::json!({"running": false, "sources": []}),
         Err(e) => return Err(Failure::new(Code::Failed, format!("{}: {e}", path.display()))),
     };
-    // A `watch` that was killed could not say so itself.
+    // A `watch` that was killed could not say so itself, and its number may be another process's by now. One in another
+    // network namespace is not heard.
     let pid = said["pid"].as_u64().unwrap_or(0);
-    let alive = said["running"] == true && std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let writer = control::ask(&out::store_dir(g)?, &control::Request::Who, &mut |_| true)?;
+    let answers = writer.as_ref().is_some_and(|w| w["pid"] == pid);
+    let alive = said["running"] == true
+        && (answers || writer.is_none() && std::path::Path::new(&format!("/proc/{pid}")).exists());
+    said["writer"] = writer.unwrap_or_default();
     let crashed = said["running"] == true && !alive;
     said["running"] = alive.into();
     said["crashed"] = crashed.into();

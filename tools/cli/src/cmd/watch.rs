@@ -3,7 +3,7 @@
 use crate::cmd::scan::maildirs;
 use crate::exit::{Code, Failure, Outcome};
 use crate::signals::Signals;
-use crate::{Global, out};
+use crate::{Global, control, out};
 use mailstrata_backup::scan::realtime::Told;
 use mailstrata_backup::scan::{Options, Status, Watch};
 use mailstrata_mailstore::maildir::watch::Choice;
@@ -118,36 +118,39 @@ pub fn run(g: &Global, args: &Args) -> Outcome {
     };
     let watches: Vec<_> = urls.iter().map(|url| Watch::new(&store, url, options.clone())).collect();
     let over = AtomicBool::new(false);
-    let results = std::thread::scope(|scope| {
-        let running: Vec<_> = watches
-            .iter()
-            .zip(&args.source)
-            .map(|(watch, source)| {
-                let (stop, over) = (&signals.stop, &over);
-                scope.spawn(move || {
-                    let result = watch.run(stop, &|told| say(g, source, &told));
-                    if result.is_err() {
-                        // The others must not go on as if nothing had happened.
-                        stop.store(true, Ordering::Relaxed);
-                        over.store(true, Ordering::Relaxed);
-                    }
-                    result
+    let follow = || {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = watches
+                .iter()
+                .zip(&args.source)
+                .map(|(watch, source)| {
+                    let (stop, over) = (&signals.stop, &over);
+                    scope.spawn(move || {
+                        let result = watch.run(stop, &|told| say(g, source, &told));
+                        if result.is_err() {
+                            // The others must not go on as if nothing had happened.
+                            stop.store(true, Ordering::Relaxed);
+                            over.store(true, Ordering::Relaxed);
+                        }
+                        result
+                    })
                 })
-            })
-            .collect();
-        let mut ticks = 0u32;
-        while running.iter().any(|r| !r.is_finished()) {
-            std::thread::sleep(Duration::from_millis(50));
-            ticks += 1;
-            if ticks.is_multiple_of(10) {
-                let all: Vec<_> = args.source.iter().cloned().zip(watches.iter().map(Watch::status)).collect();
-                if let Err(e) = write_status(&dir, true, &all) {
-                    tracing::warn!(error = %e, "the status file was not written");
+                .collect();
+            let mut ticks = 0u32;
+            while running.iter().any(|r| !r.is_finished()) {
+                std::thread::sleep(Duration::from_millis(50));
+                ticks += 1;
+                if ticks.is_multiple_of(10) {
+                    let all: Vec<_> = args.source.iter().cloned().zip(watches.iter().map(Watch::status)).collect();
+                    if let Err(e) = write_status(&dir, true, &all) {
+                        tracing::warn!(error = %e, "the status file was not written");
+                    }
                 }
             }
-        }
-        running.into_iter().map(|r| r.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect::<Vec<_>>()
-    });
+            running.into_iter().map(|r| r.join().unwrap_or_else(|p| std::panic::resume_unwind(p))).collect::<Vec<_>>()
+        })
+    };
+    let results = control::beside(&store, "watch", &signals.stop, follow);
     let all: Vec<_> = args.source.iter().cloned().zip(watches.iter().map(Watch::status)).collect();
     drop(watches);
     let closed = store.close();
